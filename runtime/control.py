@@ -1,0 +1,139 @@
+"""One arm's decisions at 30 Hz: an observation and a mode in, a waypoint and what to record out.
+
+No I/O and no clock of its own, so that the real-time service and the lockstep simulation run
+the very same code. The servo core (``runtime.servo``) has the last word on what reaches a motor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from runtime.chunks import ChunkPlayer
+from runtime.monitors import MonitorBank, MonitorRow
+from runtime.nouns import ActionChunk, Flag, Observation, Source, Vector, Waypoint
+
+NS_PER_S = 1_000_000_000
+
+
+class ControlConfig(BaseModel):
+    """Rates and limits of the control loop."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rate_hz: float = Field(default=30.0, ge=5.0, le=100.0)
+    execute: int = Field(default=16, ge=1, le=100, description="actions used of each chunk")
+    blend: int = Field(default=4, ge=0, le=32, description="ticks over which two chunks are blended")
+    expire_ms: float = Field(default=200.0, ge=20.0, le=2000.0, description="a waypoint's life past its time")
+    task_limit_s: float = Field(default=6.0, ge=0.5, le=3600.0, description="a task not done by then is flagged")
+
+    @property
+    def period_ns(self) -> int:
+        """Length of a tick in nanoseconds."""
+        return round(NS_PER_S / self.rate_hz)
+
+    @property
+    def task_limit_ticks(self) -> int:
+        """The task's time limit in ticks."""
+        return round(self.task_limit_s * self.rate_hz)
+
+
+@dataclass(frozen=True, slots=True)
+class TickResult:
+    """What one tick decided.
+
+    ``waypoint`` is None when nothing is asked of the arm (it holds). ``asked`` is the goal asked
+    for, rad (6,): the waypoint's position, or the last goal while holding. ``flags`` are the
+    monitors' findings of this tick.
+    """
+
+    waypoint: Waypoint | None
+    source: Source
+    asked: Vector
+    flags: list[Flag]
+
+
+class Controller:
+    """Chooses each tick's goal from its source and lets the monitors watch."""
+
+    def __init__(self, config: ControlConfig, bank: MonitorBank) -> None:
+        self.config = config
+        self.bank = bank
+        self.player = ChunkPlayer(config.execute, config.blend)
+        self._seq = 0
+        self._chunk_error: float | None = None
+        self._chunk: ActionChunk | None = None
+
+    def begin(self) -> None:
+        """Forget chunks and monitor history: a new episode, or a new source, starts."""
+        self.player.reset()
+        self.bank.reset()
+        self._chunk = None
+        self._chunk_error = None
+
+    def wants_chunk(self, tick: int) -> bool:
+        """Whether the next chunk should be asked for from this tick's observation."""
+        return self.player.wants(tick)
+
+    def offer(self, chunk: ActionChunk, tick: int) -> None:
+        """Hand in a chunk that arrived; its disagreement with the old one is monitored."""
+        self.player.offer(chunk, tick)
+        self._chunk = chunk
+        self._chunk_error = self.player.overlap_error
+
+    def tick(
+        self,
+        observation: Observation,
+        source: Source,
+        *,
+        target: Vector | None = None,
+        bus_lost: int = 0,
+        task_success: bool | None = None,
+    ) -> TickResult:
+        """Decide this tick.
+
+        ``target`` is the goal of sources that bring their own (teleoperation, intervention,
+        replay), rad (6,); the policy's comes from the chunk player. ``bus_lost`` counts replies
+        lost since the last tick; ``task_success`` is the judge's word where there is one.
+        """
+        wanted = self.player.action(observation.tick) if source is Source.POLICY else target
+        waypoint = None if wanted is None else self._waypoint(observation, wanted, source)
+        asked = observation.goal if wanted is None else np.asarray(wanted, dtype=np.float64)
+        flags = self.bank.update(self._row(observation, asked, source, bus_lost, task_success))
+        return TickResult(waypoint, source if waypoint is not None else Source.NONE, asked, flags)
+
+    def _waypoint(self, observation: Observation, wanted: Vector, source: Source) -> Waypoint:
+        self._seq += 1
+        target_ns = observation.t_ns + self.config.period_ns
+        return Waypoint(
+            position=np.asarray(wanted, dtype=np.float64),
+            target_ns=target_ns,
+            expires_ns=target_ns + round(self.config.expire_ms * 1e6),
+            source=source,
+            seq=self._seq,
+        )
+
+    def _row(
+        self,
+        observation: Observation,
+        asked: Vector,
+        source: Source,
+        bus_lost: int,
+        task_success: bool | None,
+    ) -> MonitorRow:
+        chunk, error = self._chunk, self._chunk_error
+        self._chunk, self._chunk_error = None, None
+        return MonitorRow(
+            tick=observation.tick,
+            t_ns=observation.t_ns,
+            joints=observation.joints,
+            goal=observation.goal,
+            asked=asked,
+            source=source,
+            chunk_error=error,
+            features=None if chunk is None else chunk.features,
+            bus_lost=bus_lost,
+            task_success=task_success,
+        )

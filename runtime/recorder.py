@@ -1,0 +1,163 @@
+"""What of each tick goes into the episode store, and when an episode begins and ends.
+
+The action recorded for a tick is the goal that the servo core had let through by the end of that
+tick, so a row is written when the next observation brings it. What was asked for stands beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from episodes.store import EpisodeStore
+from episodes.types import CameraSpec, EpisodeRef, EpisodeSpec, StreamSpec
+from episodes.writer import EpisodeWriter
+from hal.types import JOINTS, Frame
+from runtime.nouns import Flag, Observation, Source, Vector
+from runtime.streams import recorded_streams
+
+NAMES = tuple(f"{joint}.pos" for joint in JOINTS)
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A tick's row that still waits for the goal that was let through."""
+
+    observation: Observation
+    asked: Vector
+    source: Source
+    lateness_ms: float
+
+
+class EpisodeRecorder:
+    """Writes control ticks of one arm into one store, one episode at a time."""
+
+    def __init__(
+        self,
+        store: EpisodeStore,
+        cameras: Sequence[CameraSpec],
+        fps: float,
+        provenance: Mapping[str, Any],
+        *,
+        bus_streams: bool = False,
+    ) -> None:
+        self._store = store
+        self._cameras = tuple(cameras)
+        self._fps = fps
+        self._provenance = dict(provenance)
+        self._bus_streams = bus_streams
+        self._writer: EpisodeWriter | None = None
+        self._pending: _Pending | None = None
+        self._frame_seq: dict[str, int] = {}
+        self._takeover: tuple[int, str] | None = None
+        self._last_ns = 0
+
+    @property
+    def running(self) -> str | None:
+        """Id of the episode being written, or None."""
+        return None if self._writer is None else self._writer.id
+
+    def start(self, task: str, kind: str, provenance: Mapping[str, Any] | None = None) -> str:
+        """Begin an episode of ``kind`` "demo", "rollout" or "intervention"; returns its id."""
+        spec = EpisodeSpec(
+            task=task,
+            fps=self._fps,
+            streams=_stream_specs(self._bus_streams),
+            cameras=self._cameras,
+            provenance={**self._provenance, **(provenance or {})},
+            kind=kind,
+        )
+        self._writer = self._store.begin(spec)
+        self._pending = None
+        self._frame_seq = {}
+        self._takeover = None
+        return self._writer.id
+
+    def tick(self, observation: Observation, asked: Vector, source: Source, lateness_ms: float = 0.0) -> None:
+        """Record one control tick; frames already recorded are not recorded twice."""
+        if self._writer is None:
+            return
+        self._flush_row(observation.goal)
+        self._pending = _Pending(observation, asked, source, lateness_ms)
+        self._last_ns = observation.t_ns
+        for camera, frame in observation.frames.items():
+            self._frame(camera, frame)
+
+    def bus(self, samples: Sequence[tuple[int, int, Mapping[str, Vector]]]) -> None:
+        """Record samples at bus rate: (t_ns, seq, values by stream name)."""
+        if self._writer is None or not self._bus_streams:
+            return
+        for t_ns, seq, values in samples:
+            for name, value in values.items():
+                self._writer.append(name, t_ns, seq, value)
+
+    def flag(self, flag: Flag) -> None:
+        """Attach what a monitor noticed."""
+        if self._writer is not None:
+            self._writer.flag(flag.kind, flag.start_ns, flag.end_ns, flag.score, flag.evidence)
+
+    def take_over(self, t_ns: int, by: str) -> None:
+        """A person (or the script that stands in for one) takes over now."""
+        if self._takeover is None:
+            self._takeover = (t_ns, by)
+
+    def hand_back(self, t_ns: int) -> None:
+        """The person lets go; the span becomes an intervention."""
+        if self._takeover is not None and self._writer is not None:
+            start_ns, by = self._takeover
+            self._writer.intervention(start_ns, t_ns, by)
+        self._takeover = None
+
+    def end(self, outcome: str, reason: str, goal: Vector) -> EpisodeRef | None:
+        """Finish the episode; ``goal`` is the last goal let through. Publishing goes on behind."""
+        if self._writer is None:
+            return None
+        self._flush_row(goal)
+        self.hand_back(self._last_ns)
+        writer, self._writer = self._writer, None
+        return writer.end(outcome, reason)
+
+    def discard(self) -> None:
+        """Throw the running episode away at the operator's word."""
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            self._pending = None
+            writer.discard()
+
+    def _frame(self, camera: str, frame: Frame) -> None:
+        if self._writer is None or self._frame_seq.get(camera) == frame.seq:
+            return
+        self._frame_seq[camera] = frame.seq
+        self._writer.append_frame(camera, frame.t_ns, frame.seq, frame.image, repeated=frame.repeated)
+
+    def _flush_row(self, goal: Vector) -> None:
+        row, self._pending = self._pending, None
+        if row is None or self._writer is None:
+            return
+        observation, joints = row.observation, row.observation.joints
+        values: dict[str, Any] = {
+            "observation.state": joints.position,
+            "action": goal,
+            "action.asked": row.asked,
+            "observation.velocity": joints.velocity,
+            "observation.effort": joints.effort,
+            "observation.temperature": joints.temperature,
+            "observation.voltage": joints.voltage,
+            "observation.hardware_error": joints.hardware_error,
+            "tick.source": np.uint8(row.source),
+            "tick.lateness_ms": np.float32(row.lateness_ms),
+        }
+        for name, value in values.items():
+            self._writer.append(name, observation.t_ns, observation.tick, value)
+
+
+def _stream_specs(bus_streams: bool) -> tuple[StreamSpec, ...]:
+    """The stream table's rows that are recorded, in the store's words."""
+    return tuple(
+        StreamSpec(row.name, row.dtype, row.shape, row.unit, NAMES if row.shape == (6,) else ())
+        for row in recorded_streams()
+        if bus_streams or not row.name.startswith("bus.")
+    )

@@ -1,0 +1,265 @@
+"""Episodes in lockstep: demonstrations, policy rollouts in batches, and take-overs from failing states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hal.bench.demonstrator import Demonstrator
+from hal.bench.world import Region, TaskState
+from policies.session import PolicySession
+from runtime.control import ControlConfig, Controller
+from runtime.lockstep import LockstepArm
+from runtime.monitors import MonitorBank
+from runtime.nouns import ActionChunk, Flag, Observation, Source, Vector
+from runtime.recorder import EpisodeRecorder
+
+DEMONSTRATION_LIMIT_TICKS = 240
+SETTLE_TICKS = 5  # recorded after success, so that a policy also learns to stay away
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What one episode came to. ``slice`` says whether the cube started in the gap."""
+
+    seed: int
+    success: bool
+    ticks: int
+    slice: str
+    flags: tuple[str, ...]
+    episode_id: str | None
+    intervened: bool
+    errors: tuple[tuple[int, float], ...] = ()
+    features: tuple[tuple[int, Any], ...] = ()
+    latencies_ms: tuple[float, ...] = ()
+
+
+class ScriptedOperator:
+    """Stands in for the person who watches an unattended arm and takes over when it has gone wrong.
+
+    He steps in when nothing has been lifted by ``patience_ticks``, when the object was dropped, or
+    when the task's time is nearly up. A real person does this by grabbing the leader arm.
+    """
+
+    def __init__(self, patience_ticks: int = 96, limit_ticks: int = 170) -> None:
+        self._patience = patience_ticks
+        self._limit = limit_ticks
+
+    def steps_in(self, tick: int, task: TaskState) -> bool:
+        """Whether to take over at this tick."""
+        if task.success:
+            return False
+        return task.dropped or (tick >= self._patience and not task.lifted) or tick >= self._limit
+
+
+@dataclass(slots=True)
+class _Run:
+    """One episode of a batch while it runs."""
+
+    arm: LockstepArm
+    controller: Controller
+    seed: int
+    slice: str
+    recorder: EpisodeRecorder | None
+    episode_id: str | None
+    expert: Demonstrator | None = None
+    done: bool = False
+    success: bool = False
+    tick: int = 0
+    deadline: int = 0
+    taken_over_at: int | None = None
+    flags: list[Flag] = field(default_factory=list)
+    errors: list[tuple[int, float]] = field(default_factory=list)
+    features: list[tuple[int, Any]] = field(default_factory=list)
+    latencies_ms: list[float] = field(default_factory=list)
+
+
+class RolloutRunner:
+    """Runs policy episodes on a batch of lockstep arms that share one policy session."""
+
+    def __init__(
+        self,
+        arms: Sequence[LockstepArm],
+        session: PolicySession,
+        config: ControlConfig,
+        thresholds: dict[str, Any] | None,
+        *,
+        recorder: EpisodeRecorder | None = None,
+        operator: ScriptedOperator | None = None,
+        task: str = "",
+    ) -> None:
+        if recorder is not None and len(arms) != 1:
+            raise ValueError("a recorder follows one arm at a time")
+        self._arms = list(arms)
+        self._session = session
+        self._config = config
+        self._thresholds = thresholds
+        self._recorder = recorder
+        self._operator = operator
+        self._task = task
+
+    def run(
+        self, seeds: Sequence[int], region: Region, progress: Callable[[int], None] | None = None
+    ) -> list[Rollout]:
+        """One episode a seed, in batches of as many arms as there are; results in seed order."""
+        results: list[Rollout] = []
+        for at in range(0, len(seeds), len(self._arms)):
+            batch = seeds[at : at + len(self._arms)]
+            results += self._run_batch(batch, region)
+            if progress is not None:
+                progress(len(results))
+        return results
+
+    def _run_batch(self, seeds: Sequence[int], region: Region) -> list[Rollout]:
+        runs = [
+            self._begin(arm, seed, region) for arm, seed in zip(self._arms[: len(seeds)], seeds, strict=True)
+        ]
+        while any(not run.done for run in runs):
+            self._tick([run for run in runs if not run.done])
+        return [_result(run) for run in runs]
+
+    def _begin(self, arm: LockstepArm, seed: int, region: Region) -> _Run:
+        arm.reset(seed, region)
+        bank = MonitorBank(self._thresholds, self._config.task_limit_ticks)
+        controller = Controller(self._config, bank)
+        controller.begin()
+        episode_id = None
+        if self._recorder is not None:
+            provenance = {"policy": self._session.version, "seed": seed, "region": region}
+            episode_id = self._recorder.start(self._task, "rollout", provenance)
+        return _Run(
+            arm=arm,
+            controller=controller,
+            seed=seed,
+            slice="gap" if arm.task().in_gap else "covered",
+            recorder=self._recorder,
+            episode_id=episode_id,
+            deadline=self._config.task_limit_ticks,
+        )
+
+    def _tick(self, runs: list[_Run]) -> None:
+        observations = []
+        for run in runs:
+            self._maybe_take_over(run)
+            wants = run.expert is None and run.controller.wants_chunk(run.tick)
+            observations.append((run, run.arm.observe(render=wants or run.recorder is not None), wants))
+        self._infer([(run, obs) for run, obs, wants in observations if wants])
+        for run, observation, _ in observations:
+            self._step(run, observation)
+
+    def _maybe_take_over(self, run: _Run) -> None:
+        if self._operator is None or run.expert is not None:
+            return
+        if self._operator.steps_in(run.tick, run.arm.task()):
+            run.expert = Demonstrator(run.arm.world, run.seed)
+            run.expert.begin()
+            run.taken_over_at = run.tick
+            run.deadline = run.tick + DEMONSTRATION_LIMIT_TICKS
+            if run.recorder is not None:
+                run.recorder.take_over(run.arm.observe(render=False).t_ns, "scripted operator")
+
+    def _infer(self, wanting: list[tuple[_Run, Observation]]) -> None:
+        if not wanting:
+            return
+        state = np.stack([obs.joints.position for _, obs in wanting]).astype(np.float32)
+        images = {
+            camera: np.stack([obs.frames[camera].image for _, obs in wanting])
+            for camera in wanting[0][1].frames
+        }
+        result = self._session.infer(state, images)
+        for index, (run, obs) in enumerate(wanting):
+            chunk = ActionChunk(
+                actions=result.actions[index],
+                start_tick=obs.tick,
+                obs_t_ns=obs.t_ns,
+                version=self._session.version,
+                epoch=0,
+                exec_ms=0.0,
+                features=result.features[index],
+            )
+            run.controller.offer(chunk, run.tick)
+            error = run.controller.player.overlap_error
+            if error is not None:
+                run.errors.append((run.tick, float(error)))
+            run.features.append((run.tick, result.features[index]))
+
+    def _step(self, run: _Run, observation: Observation) -> None:
+        target: Vector | None = None
+        source = Source.POLICY
+        if run.expert is not None:
+            source, target = Source.INTERVENTION, run.expert.step()
+        task = run.arm.task()
+        result = run.controller.tick(observation, source, target=target, task_success=task.success)
+        run.flags += result.flags
+        if run.recorder is not None:
+            run.recorder.tick(observation, result.asked, source)
+            for flag in result.flags:
+                run.recorder.flag(flag)
+        run.arm.advance(result.waypoint)
+        run.tick += 1
+        self._maybe_finish(run)
+
+    def _maybe_finish(self, run: _Run) -> None:
+        success = run.arm.task().success
+        if success and run.deadline > run.tick + SETTLE_TICKS:
+            run.success = run.taken_over_at is None
+            run.deadline = run.tick + SETTLE_TICKS
+        if run.tick < run.deadline:
+            return
+        run.done = True
+        closing = run.controller.bank.finish()
+        run.flags += closing
+        if run.recorder is not None:
+            for flag in closing:
+                run.recorder.flag(flag)
+            reason = "task done" if run.success else ("taken over" if run.taken_over_at else "time is up")
+            ref = run.recorder.end("success" if run.success else "failure", reason, run.arm.goal)
+            run.episode_id = None if ref is None else ref.id
+
+
+def _result(run: _Run) -> Rollout:
+    return Rollout(
+        seed=run.seed,
+        success=run.success,
+        ticks=run.tick,
+        slice=run.slice,
+        flags=tuple(sorted({flag.kind for flag in run.flags})),
+        episode_id=run.episode_id,
+        intervened=run.taken_over_at is not None,
+        errors=tuple(run.errors),
+        features=tuple(run.features),
+    )
+
+
+def demonstrate(
+    arm: LockstepArm, recorder: EpisodeRecorder | None, seed: int, region: Region, task: str, config: ControlConfig
+) -> bool:
+    """One scripted demonstration through the teleoperation path; returns whether the task was done.
+
+    The demonstrator moves the leader; the controller turns the leader's pose into waypoints and
+    the servo core lets them through, exactly as for a person's hand.
+    """
+    arm.reset(seed, region)
+    controller = Controller(config, MonitorBank(None, config.task_limit_ticks))
+    controller.begin()
+    expert = Demonstrator(arm.world, seed)
+    expert.begin()
+    if recorder is not None:
+        recorder.start(task, "demo", {"seed": seed, "region": region, "operator": "scripted demonstrator"})
+    settle = 0
+    for _ in range(DEMONSTRATION_LIMIT_TICKS):
+        observation = arm.observe(render=recorder is not None)
+        result = controller.tick(observation, Source.TELEOP, target=expert.step())
+        if recorder is not None:
+            recorder.tick(observation, result.asked, Source.TELEOP)
+        arm.advance(result.waypoint)
+        settle = settle + 1 if arm.task().success else 0
+        if settle >= SETTLE_TICKS:
+            break
+    success = settle >= SETTLE_TICKS
+    if recorder is not None:
+        recorder.end("success" if success else "failure", "task done" if success else "time is up", arm.goal)
+    return success
