@@ -1,0 +1,81 @@
+"""What the remote doors refuse, each with the gRPC status that says so.
+
+The robot facade raises these too: the same one line then reaches a gRPC client as status
+details and a fleet client as the result's detail.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import grpc
+
+MAX_DETAIL_CHARS = 400
+
+
+class RemoteError(Exception):
+    """Base of what is refused on purpose: ``what`` is wrong and where; ``remedy``, what to do."""
+
+    code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        self.what = what
+        self.remedy = remedy
+        super().__init__(f"{what}; {remedy}" if remedy else what)
+
+
+class RefusedError(RemoteError):
+    """The robot is in a mode that does not allow this, or the request contradicts its state."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class BadRequestError(RemoteError):
+    """A field is missing, malformed or out of bounds."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class UnavailableError(RemoteError):
+    """Something the request needs (bus, policy server, store) does not answer at the moment."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class LeaseHeldError(RemoteError):
+    """Somebody else has control."""
+
+    code = grpc.StatusCode.ABORTED
+
+
+class LeaseLostError(RemoteError):
+    """The lease named in the request is not, or no longer, the one in force."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class ForbiddenError(RemoteError):
+    """The caller's role does not include this method."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class UnidentifiedError(RemoteError):
+    """The caller presented no usable identity."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class TooManyError(RemoteError):
+    """A bound on concurrent streams or sizes was reached."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class RemoteConfigError(RemoteError):
+    """The door cannot be opened as configured: missing certificate, address in use."""
+
+
+def one_line(error: BaseException) -> str:
+    """``error`` as a single bounded line, fit for status details."""
+    return " ".join(str(error).split())[:MAX_DETAIL_CHARS]

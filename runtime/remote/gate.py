@@ -1,0 +1,101 @@
+"""The interceptor in front of every method: identity, role, deadline, and errors as status codes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from hal.errors import HalError
+from runtime.remote.config import RemoteConfig
+from runtime.remote.errors import BadRequestError, RemoteError, UnidentifiedError, one_line
+from runtime.remote.roles import Caller, Role, authorise, caller_from_uris
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Admits a call or ends it with one line of explanation.
+
+    A unary call needs a deadline of at most ``max_deadline_s``, so that no request can wait for
+    ever inside the robot; streams live as long as their lease or client.
+    """
+
+    def __init__(self, config: RemoteConfig) -> None:
+        self._config = config
+
+    def caller(self, context: Context) -> Caller:
+        """Who is calling. Raises UnidentifiedError when the certificate names no role."""
+        if self._config.plaintext:
+            return Caller("local", Role[self._config.plaintext_role.upper()])
+        auth = context.auth_context()
+        if auth.get("transport_security_type") != [b"ssl"]:
+            raise UnidentifiedError("the connection is not encrypted", "connect with a client certificate")
+        return caller_from_uris(
+            auth.get("peer_uri") or auth.get("peer_spiffe_id") or (), self._config.trust_domain
+        )
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        """Wrap the method's handler in the checks."""
+        handler: Any = await continuation(handler_call_details)
+        if handler is None:  # unknown method: grpc answers UNIMPLEMENTED by itself
+            return handler  # type: ignore[return-value]
+        method = handler_call_details.method
+        kind = _kind(handler)
+        inner = getattr(handler, kind)
+        wrap = self._wrap_generator if inspect.isasyncgenfunction(inner) else self._wrap_coroutine
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(
+            wrap(method, inner, unary=kind == "unary_unary"),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _wrap_coroutine(self, method: str, inner: Callable[..., Awaitable[Any]], *, unary: bool) -> Any:
+        async def checked(request: Any, context: Context) -> Any:
+            try:
+                self._admit(method, context, unary=unary)
+                return await inner(request, context)
+            except (RemoteError, HalError) as error:
+                await _end(context, error)
+
+        return checked
+
+    def _wrap_generator(self, method: str, inner: Callable[..., AsyncIterator[Any]], *, unary: bool) -> Any:
+        async def checked(request: Any, context: Context) -> AsyncIterator[Any]:
+            try:
+                self._admit(method, context, unary=unary)
+                async for response in inner(request, context):
+                    yield response
+            except (RemoteError, HalError) as error:
+                await _end(context, error)
+
+        return checked
+
+    def _admit(self, method: str, context: Context, *, unary: bool) -> None:
+        authorise(self.caller(context), method)
+        if not unary:
+            return
+        remaining_s = context.time_remaining()
+        limit_s = self._config.max_deadline_s
+        if remaining_s is None or remaining_s > limit_s:
+            given = "no deadline" if remaining_s is None else f"a deadline of {remaining_s:.0f} s"
+            raise BadRequestError(f"the call has {given}", f"set one of at most {limit_s:.0f} s")
+
+
+def _kind(handler: Any) -> str:
+    request = "stream" if handler.request_streaming else "unary"
+    response = "stream" if handler.response_streaming else "unary"
+    return f"{request}_{response}"
+
+
+async def _end(context: Context, error: RemoteError | HalError) -> None:
+    code = error.code if isinstance(error, RemoteError) else grpc.StatusCode.UNAVAILABLE
+    await context.abort(code, one_line(error))
