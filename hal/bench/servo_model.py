@@ -1,0 +1,139 @@
+"""What a Dynamixel X servo does between a goal and a torque, per 240 Hz step, compiled.
+
+Position control as in the servos' e-manual: duty = (P/128)·error[ticks]/885 of the supply, limited;
+the DC motor turns duty into torque less back-EMF; the gearbox takes Coulomb friction; the winding
+heats with duty². Constants: XL430-W250 at 12 V (1.5 N·m, 61 rpm), XL330-M288 at 5 V (0.52 N·m,
+103 rpm, 1.47 A); temperature limits are the factory ones.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from hal.types import NUM_JOINTS, Vector
+
+Float6 = npt.NDArray[np.float64]
+
+ERROR_OVERHEATING = 0x04
+ERROR_OVERLOAD = 0x20
+
+AMBIENT_C = 28.0
+OVERLOAD_AFTER_S = 1.0
+OVERLOAD_DUTY = 0.95
+_TICKS_PER_RAD = 4096 / (2 * math.pi)
+
+
+class MotorKind(NamedTuple):
+    """One servo model. ``ampere`` is the stall current, or 0 where only load is reported."""
+
+    stall_nm: float
+    no_load_rad_s: float
+    ampere: float
+    armature: float
+    friction_nm: float
+    heat_c_s: float
+    max_temperature_c: float
+    supply_v: float
+
+
+XL430 = MotorKind(1.5, 6.4, 0.0, 0.0065, 0.020, 0.55, 72.0, 12.0)
+XL330 = MotorKind(0.52, 10.8, 1.47, 0.0020, 0.010, 0.70, 70.0, 5.0)
+
+# (model, position P gain register, duty limit): the gripper is limited the way current-based
+# position mode limits it, so that holding a cube is not a stall.
+FOLLOWER_MOTORS: tuple[tuple[MotorKind, int, float], ...] = (
+    (XL430, 800, 1.0),
+    (XL430, 800, 1.0),
+    (XL330, 1500, 1.0),
+    (XL330, 1000, 1.0),
+    (XL330, 800, 1.0),
+    (XL330, 600, 0.5),
+)
+
+_COOLING_PER_S = 1 / 300.0
+# columns of the parameter table handed to the compiled step
+_STALL, _GAIN, _LIMIT, _NO_LOAD, _FRICTION, _ARMATURE, _HEAT, _HOT = range(8)
+
+
+@dataclass(slots=True)
+class MotorFaults:
+    """Extra Coulomb friction (N·m) and heating (°C/s) per joint, float64 (6,); change at any time."""
+
+    friction_nm: Vector = field(default_factory=lambda: np.zeros(NUM_JOINTS))
+    heat_c_s: Vector = field(default_factory=lambda: np.zeros(NUM_JOINTS))
+
+    def clear(self) -> None:
+        """Back to a healthy arm."""
+        self.friction_nm[:] = 0.0
+        self.heat_c_s[:] = 0.0
+
+
+def parameter_table() -> npt.NDArray[np.float64]:
+    """Parameters of the follower's motors, float64 (6, 8)."""
+    rows = []
+    for kind, p_gain, limit in FOLLOWER_MOTORS:
+        gain = p_gain / 128 * _TICKS_PER_RAD / 885
+        rows.append(
+            (
+                kind.stall_nm,
+                gain,
+                limit,
+                kind.no_load_rad_s,
+                kind.friction_nm,
+                kind.armature,
+                kind.heat_c_s,
+                kind.max_temperature_c,
+            )
+        )
+    return np.array(rows, dtype=np.float64)
+
+
+@numba.njit(cache=True, fastmath=False)
+def servo_step(
+    q: Float6,
+    qd: Float6,
+    bias: Float6,
+    goal: Float6,
+    enabled: npt.NDArray[np.uint8],
+    table: npt.NDArray[np.float64],
+    extra: npt.NDArray[np.float64],
+    state: npt.NDArray[np.float64],
+    errors: npt.NDArray[np.uint8],
+    dt: float,
+    torque: Float6,
+) -> None:
+    """Fill ``torque`` (6,) N·m for one step of ``dt`` s and advance the motors' own state.
+
+    ``bias`` is gravity and Coriolis, N·m; ``extra`` (2, 6) friction and heat faults; ``state``
+    (3, 6) holds duty, temperature °C and seconds at full duty; ``errors`` collects the servos'
+    hardware error bits, which shut the motor down until they are cleared.
+    """
+    for i in range(q.shape[0]):
+        duty = 0.0
+        drive = 0.0
+        if enabled[i] and errors[i] == 0:
+            limit = table[i, _LIMIT]
+            duty = min(max(table[i, _GAIN] * (goal[i] - q[i]), -limit), limit)
+            drive = table[i, _STALL] * (duty - qd[i] / table[i, _NO_LOAD])
+        # Coulomb friction: whatever would stop this axis within the step, up to its limit. With the
+        # rotor's inertia alone as estimate it can never overshoot into motion of its own.
+        grip = table[i, _FRICTION] + extra[0, i]
+        stop = -(table[i, _ARMATURE] * qd[i] / dt + drive - bias[i])
+        torque[i] = drive + min(max(stop, -grip), grip)
+        state[0, i] = duty
+        warmth = table[i, _HEAT] * duty * duty + extra[1, i] - (state[1, i] - AMBIENT_C) * _COOLING_PER_S
+        state[1, i] += warmth * dt
+        if state[1, i] > table[i, _HOT]:
+            errors[i] |= ERROR_OVERHEATING
+        if abs(duty) >= OVERLOAD_DUTY:
+            state[2, i] += dt
+            if state[2, i] > OVERLOAD_AFTER_S:
+                errors[i] |= ERROR_OVERLOAD
+        else:
+            state[2, i] = 0.0
