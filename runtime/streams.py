@@ -36,7 +36,7 @@ class Stream:
 
     ``rate_hz`` 0 means "when it happens". ``fresh_s`` is how old the newest sample may be before the
     stream counts as stale (0: never stale). ``recorded_as`` is the name in an episode (``None``: not
-    recorded), ``dtype``/``shape`` what is stored there. ``jitter_ms`` is the budget for the p99.9 of
+    recorded), ``dtype``/``shape`` what is stored there (a 0 in ``shape``: any length). ``jitter_ms`` is the budget for the p99.9 of
     |interval − period| (0: no budget).
     """
 
@@ -97,6 +97,25 @@ _EVENTS = (
 )
 
 STREAMS = MappingProxyType({stream.name: stream for stream in (*_BUS, *_TICK, *_CAMERA, *_EVENTS)})
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedStream:
+    """A low-dimensional stream as an episode keeps it, by its name there."""
+
+    name: str
+    unit: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def recorded_streams() -> tuple[RecordedStream, ...]:
+    """The rows that are recorded as numbers; cameras and flags have their own places in an episode."""
+    return tuple(
+        RecordedStream(stream.recorded_as, stream.unit, stream.dtype, stream.shape)
+        for stream in STREAMS.values()
+        if stream.recorded_as and stream.owner is not Owner.CAMERA and stream.dtype != "object"
+    )
 
 
 def stale(newest_ns: dict[str, int], now_ns: int) -> list[str]:
