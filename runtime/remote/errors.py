@@ -10,18 +10,15 @@ from typing import ClassVar
 
 import grpc
 
+from runtime.errors import RuntimeFault
+
 MAX_DETAIL_CHARS = 400
 
 
-class RemoteError(Exception):
-    """Base of what is refused on purpose: ``what`` is wrong and where; ``remedy``, what to do."""
+class RemoteError(RuntimeFault):
+    """Base of what a remote door refuses on purpose; ``code`` is its gRPC status."""
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
-
-    def __init__(self, what: str, remedy: str = "") -> None:
-        self.what = what
-        self.remedy = remedy
-        super().__init__(f"{what}; {remedy}" if remedy else what)
 
 
 class RefusedError(RemoteError):

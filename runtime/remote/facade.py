@@ -3,7 +3,7 @@
 The doors know nothing of loops, buses or stores: they hold one ``RobotFacade``, which the runtime
 service implements. Every method raises a ``RemoteError`` subclass when it refuses (``RefusedError`` for
 a mode that does not allow it, ``BadRequestError`` for arguments, ``UnavailableError`` for a part that does
-not answer); ``HalError`` may pass through as well.
+not answer); ``HalError`` and other ``RuntimeFault``s may pass through and mean unavailable.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 from hal.errors import HalError
+from runtime.errors import RuntimeFault
 from runtime.remote.config import RemoteConfig
 from runtime.remote.errors import BadRequestError, RemoteError, UnidentifiedError, one_line
 from runtime.remote.roles import Caller, Role, authorise, caller_from_uris
@@ -63,7 +64,7 @@ class Gate(grpc.aio.ServerInterceptor):
             try:
                 self._admit(method, context, unary=unary)
                 return await inner(request, context)
-            except (RemoteError, HalError) as error:
+            except (RuntimeFault, HalError) as error:
                 await _end(context, error)
 
         return checked
@@ -74,7 +75,7 @@ class Gate(grpc.aio.ServerInterceptor):
                 self._admit(method, context, unary=unary)
                 async for response in inner(request, context):
                     yield response
-            except (RemoteError, HalError) as error:
+            except (RuntimeFault, HalError) as error:
                 await _end(context, error)
 
         return checked
@@ -96,6 +97,6 @@ def _kind(handler: Any) -> str:
     return f"{request}_{response}"
 
 
-async def _end(context: Context, error: RemoteError | HalError) -> None:
+async def _end(context: Context, error: RuntimeFault | HalError) -> None:
     code = error.code if isinstance(error, RemoteError) else grpc.StatusCode.UNAVAILABLE
     await context.abort(code, one_line(error))

@@ -18,9 +18,10 @@ from hal.clock import Clock
 from hal.errors import HalError
 from protos.ratchet.v1 import robot_pb2 as pb
 from protos.ratchet.v1 import robot_pb2_grpc as pb_grpc
+from runtime.errors import RuntimeFault
 from runtime.remote import messages
 from runtime.remote.config import RemoteConfig
-from runtime.remote.errors import BadRequestError, LeaseLostError, RefusedError, RemoteError, TooManyError
+from runtime.remote.errors import BadRequestError, LeaseLostError, RefusedError, TooManyError
 from runtime.remote.facade import RobotFacade
 from runtime.remote.gate import Context, Gate
 from runtime.remote.lease import ControlLease, LeaseInfo
@@ -52,7 +53,7 @@ class RobotControlService(pb_grpc.RobotControlServicer):
         self.teleop.disarm()
         try:
             await self._facade.hold(reason)
-        except (RemoteError, HalError) as error:
+        except (RuntimeFault, HalError) as error:
             # The servo core holds by itself once its last waypoint expires.
             _log.error("hold failed reason=%s error=%s", reason, error)
 

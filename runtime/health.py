@@ -1,0 +1,289 @@
+"""Is the robot well: subsystems that must keep beating, as JSON and as Prometheus text.
+
+Every part that must stay alive beats a ``HealthBoard``; silence longer than its limit makes it
+unhealthy. ``HealthServer`` serves the board on loopback: ``GET /healthz`` (200 or 503) and
+``GET /metrics``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from hal.clock import Clock
+from runtime.errors import RuntimeFault
+
+_log = logging.getLogger(__name__)
+
+
+class HealthError(RuntimeFault):
+    """The health endpoint cannot listen where it should."""
+
+
+class HealthConfig(BaseModel):
+    """Where the health endpoint listens (loopback only; port 0 lets the system choose)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=9464, ge=0, le=65535)
+    request_timeout_s: float = Field(default=2.0, gt=0.0, le=10.0)
+    max_request_bytes: int = Field(default=4096, ge=256, le=65536)
+    max_connections: int = Field(default=16, ge=1, le=256)
+
+    @field_validator("host")
+    @classmethod
+    def _loopback(cls, host: str) -> str:
+        try:
+            loopback = ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            loopback = False
+        if not loopback:
+            raise ValueError(f"the health endpoint is unauthenticated, so host = {host!r} must be loopback")
+        return host
+
+
+@dataclass(frozen=True, slots=True)
+class SubsystemHealth:
+    """One subsystem: is it well, seconds since it last beat (None: never), and one line about it."""
+
+    ok: bool
+    age_s: float | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReport:
+    """Every subsystem at one instant; ``ok`` when all are."""
+
+    ok: bool
+    subsystems: dict[str, SubsystemHealth]
+
+
+@dataclass(slots=True)
+class _Beat:
+    limit_ns: int
+    at_ns: int | None = None
+    failed: bool = False
+    detail: str = "not started"
+
+
+class HealthBoard:
+    """Last beats of named subsystems, judged against each one's own limit.
+
+    ``limits_s`` maps a subsystem's name to the longest silence, in seconds, that still counts as
+    well. Cheap enough to beat in every tick.
+    """
+
+    def __init__(self, limits_s: Mapping[str, float], clock: Clock) -> None:
+        self._clock = clock
+        self._beats = {name: _Beat(round(limit * 1e9)) for name, limit in limits_s.items()}
+
+    def beat(self, name: str, detail: str = "") -> None:
+        """``name`` is alive and well now. Raises KeyError for a name the board was not made with."""
+        beat = self._beats[name]
+        beat.at_ns, beat.failed, beat.detail = self._clock.now_ns(), False, detail
+
+    def fail(self, name: str, detail: str) -> None:
+        """``name`` reports that it is not well, until it beats again."""
+        beat = self._beats[name]
+        beat.at_ns, beat.failed, beat.detail = self._clock.now_ns(), True, detail
+
+    def report(self) -> HealthReport:
+        """The verdict on every subsystem now."""
+        now_ns = self._clock.now_ns()
+        subsystems = {name: _judge(beat, now_ns) for name, beat in self._beats.items()}
+        return HealthReport(all(s.ok for s in subsystems.values()), subsystems)
+
+
+def _judge(beat: _Beat, now_ns: int) -> SubsystemHealth:
+    if beat.at_ns is None:
+        return SubsystemHealth(False, None, beat.detail)
+    age_ns = now_ns - beat.at_ns
+    if beat.failed:
+        return SubsystemHealth(False, age_ns / 1e9, beat.detail)
+    if age_ns > beat.limit_ns:
+        return SubsystemHealth(
+            False, age_ns / 1e9, f"silent for {age_ns / 1e9:.1f} s ({beat.detail or 'was well'})"
+        )
+    return SubsystemHealth(True, age_ns / 1e9, beat.detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One Prometheus sample. ``name`` without the ``ratchet_`` prefix, in base units."""
+
+    name: str
+    kind: Literal["gauge", "counter"]
+    help: str
+    value: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def health_json(report: HealthReport) -> str:
+    """The report as /healthz shows it."""
+    return json.dumps(
+        {
+            "ok": report.ok,
+            "subsystems": {
+                name: {
+                    "ok": s.ok,
+                    "age_s": None if s.age_s is None else round(s.age_s, 3),
+                    "detail": s.detail,
+                }
+                for name, s in report.subsystems.items()
+            },
+        }
+    )
+
+
+def prometheus_text(metrics: Iterable[Metric]) -> str:
+    """Samples in the text exposition format 0.0.4, grouped by name as it demands."""
+    families: dict[str, list[Metric]] = {}
+    for metric in metrics:
+        families.setdefault(f"ratchet_{metric.name}", []).append(metric)
+    lines = []
+    for name, samples in families.items():
+        lines.append(f"# HELP {name} {_escape(samples[0].help, quote=False)}")
+        lines.append(f"# TYPE {name} {samples[0].kind}")
+        for sample in samples:
+            labels = ",".join(f'{key}="{_escape(value)}"' for key, value in sample.labels.items())
+            lines.append(
+                f"{name}{{{labels}}} {_number(sample.value)}" if labels else f"{name} {_number(sample.value)}"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _escape(value: str, *, quote: bool = True) -> str:
+    escaped = value.replace("\\", r"\\").replace("\n", r"\n")
+    return escaped.replace('"', r"\"") if quote else escaped
+
+
+def _number(value: float) -> str:
+    if math.isfinite(value):
+        return repr(float(value))
+    return "NaN" if math.isnan(value) else ("+Inf" if value > 0 else "-Inf")
+
+
+def board_metrics(report: HealthReport) -> list[Metric]:
+    """``ratchet_up`` and the age of each subsystem's last beat."""
+    metrics = [Metric("up", "gauge", "1 when every subsystem is well", float(report.ok))]
+    for name, subsystem in report.subsystems.items():
+        labels = {"subsystem": name}
+        metrics.append(
+            Metric("subsystem_up", "gauge", "1 when the subsystem is well", float(subsystem.ok), labels)
+        )
+        age = math.nan if subsystem.age_s is None else subsystem.age_s
+        metrics.append(
+            Metric("subsystem_age_seconds", "gauge", "Time since the subsystem last beat", age, labels)
+        )
+    return metrics
+
+
+class HealthServer:
+    """A small HTTP/1.1 server: GET and HEAD, no keep-alive, bounded in size, time and connections.
+
+    ``metrics`` is called for each scrape and must not block. Life cycle: ``start`` → ``stop``.
+    """
+
+    def __init__(
+        self, config: HealthConfig, board: HealthBoard, metrics: Callable[[], Iterable[Metric]] = tuple
+    ) -> None:
+        self._config = config
+        self._board = board
+        self._metrics = metrics
+        self._server: asyncio.Server | None = None
+        self._open = 0
+
+    @property
+    def port(self) -> int:
+        """The port it listens on. Raises HealthError before ``start``."""
+        if self._server is None or not self._server.sockets:
+            raise HealthError("the health endpoint is not running", "start it first")
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def start(self) -> None:
+        """Listen. Raises HealthError when the port is taken."""
+        try:
+            self._server = await asyncio.start_server(
+                self._serve, self._config.host, self._config.port, limit=self._config.max_request_bytes
+            )
+        except OSError as error:
+            raise HealthError(
+                f"cannot listen on {self._config.host}:{self._config.port} ({error.strerror})",
+                "choose another [health] port",
+            ) from error
+
+    async def stop(self) -> None:
+        """Stop listening; safe to call twice."""
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+            self._server = None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open += 1
+        try:
+            async with asyncio.timeout(self._config.request_timeout_s):
+                if self._open > self._config.max_connections:
+                    writer.write(_response(503, "text/plain", "too many connections\n"))
+                else:
+                    writer.write(await self._answer(reader))
+                await writer.drain()
+        except (TimeoutError, ConnectionError):
+            _log.debug("health request abandoned")
+        finally:
+            self._open -= 1
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader) -> bytes:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            return _response(431, "text/plain", "request too large\n")
+        except asyncio.IncompleteReadError:
+            return _response(400, "text/plain", "incomplete request\n")
+        words = head.split(b"\r\n", 1)[0].split(b" ")
+        if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
+            return _response(400, "text/plain", "not an HTTP/1 request\n")
+        method, target = words[0], words[1].split(b"?", 1)[0]
+        if method not in (b"GET", b"HEAD"):
+            return _response(405, "text/plain", "only GET and HEAD\n")
+        status, kind, body = self._page(target)
+        return _response(status, kind, body, head_only=method == b"HEAD")
+
+    def _page(self, target: bytes) -> tuple[int, str, str]:
+        if target == b"/healthz":
+            report = self._board.report()
+            return (200 if report.ok else 503), "application/json", health_json(report) + "\n"
+        if target == b"/metrics":
+            metrics = [*board_metrics(self._board.report()), *self._metrics()]
+            return 200, "text/plain; version=0.0.4; charset=utf-8", prometheus_text(metrics)
+        return 404, "text/plain", "try /healthz or /metrics\n"
+
+
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
+
+
+def _response(status: int, kind: str, body: str, *, head_only: bool = False) -> bytes:
+    data = body.encode()
+    head = (
+        f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: {kind}\r\nContent-Length: {len(data)}\r\n"
+        "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
+    ).encode()
+    return head if head_only else head + data
