@@ -114,17 +114,21 @@ class Slot(_message.Message):
     def __init__(self, version: _Optional[str] = ..., backend: _Optional[str] = ..., active: _Optional[bool] = ..., chunk: _Optional[int] = ..., cameras: _Optional[_Iterable[str]] = ..., manifest_json: _Optional[str] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("slots", "epoch", "served", "failed", "exec_ms_p50", "exec_ms_p99")
+    __slots__ = ("slots", "epoch", "served", "failed", "exec_ms_p50", "exec_ms_p99", "dropped", "refused")
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SERVED_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
     EXEC_MS_P50_FIELD_NUMBER: _ClassVar[int]
     EXEC_MS_P99_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
     slots: _containers.RepeatedCompositeFieldContainer[Slot]
     epoch: int
     served: int
     failed: int
     exec_ms_p50: float
     exec_ms_p99: float
-    def __init__(self, slots: _Optional[_Iterable[_Union[Slot, _Mapping]]] = ..., epoch: _Optional[int] = ..., served: _Optional[int] = ..., failed: _Optional[int] = ..., exec_ms_p50: _Optional[float] = ..., exec_ms_p99: _Optional[float] = ...) -> None: ...
+    dropped: int
+    refused: int
+    def __init__(self, slots: _Optional[_Iterable[_Union[Slot, _Mapping]]] = ..., epoch: _Optional[int] = ..., served: _Optional[int] = ..., failed: _Optional[int] = ..., exec_ms_p50: _Optional[float] = ..., exec_ms_p99: _Optional[float] = ..., dropped: _Optional[int] = ..., refused: _Optional[int] = ...) -> None: ...
