@@ -1,0 +1,154 @@
+"""Every knob of the learner: frozen, bounded, an unknown key is an error."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Frozen):
+    """How episodes become arrays.
+
+    ``image_size`` (height, width) px resizes frames when set. ``max_gap_ticks``: a step whose
+    successor is later than this many ticks is a gap; ``gaps`` says whether a gap is refused or
+    splits the episode. ``max_frame_age_ticks`` is how old the newest frame of a tick may be.
+    ``ram_gib``: image arrays larger than this go to a memory-mapped file in ``scratch``.
+    """
+
+    cameras: tuple[str, ...] = ()
+    image_size: tuple[int, int] | None = None
+    gaps: Literal["refuse", "split"] = "refuse"
+    max_gap_ticks: float = Field(default=1.5, gt=1.0, le=100.0)
+    max_frame_age_ticks: float = Field(default=3.0, gt=0.0, le=100.0)
+    pause_rad: float = Field(default=1e-4, ge=0.0, le=0.1)
+    pause_s: float = Field(default=1.0, gt=0.0, le=60.0)
+    ram_gib: float = Field(default=6.0, gt=0.0, le=1024.0)
+    scratch: Path | None = None
+    decode_threads: int = Field(default=2, ge=1, le=64)
+
+
+class JitterConfig(_Frozen):
+    """Colour jitter: each factor is drawn per image from [1 − x, 1 + x]."""
+
+    brightness: float = Field(default=0.2, ge=0.0, lt=1.0)
+    contrast: float = Field(default=0.2, ge=0.0, lt=1.0)
+    saturation: float = Field(default=0.2, ge=0.0, lt=1.0)
+
+
+class ModelConfig(_Frozen):
+    """Which ACT to build; ``overrides`` replace fields of the preset's ``ACTConfig`` by name."""
+
+    preset: Literal["small", "full"] = "small"
+    overrides: dict[str, bool | int | float | str] = Field(default_factory=dict)
+
+
+class TrainConfig(_Frozen):
+    """One training run: a fixed number of steps, every random draw a function of (seed, step).
+
+    ``lr`` is AdamW's rate after ``warmup`` linear steps, then cosine to ``lr_end``·lr.
+    ``backbone_lr`` scales it for the image backbone. ``ema`` is the decay of the averaged
+    weights, which are the ones that are published. ``precision`` "auto" means bf16 autocast
+    where the processor multiplies bf16 in hardware, else fp32.
+    """
+
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    steps: int = Field(default=3000, ge=1, le=10_000_000)
+    batch: int = Field(default=32, ge=1, le=4096)
+    lr: float = Field(default=3e-4, gt=0.0, le=1.0)
+    lr_end: float = Field(default=0.01, ge=0.0, le=1.0)
+    backbone_lr: float = Field(default=1.0, ge=0.0, le=10.0)
+    warmup: int = Field(default=100, ge=0, le=1_000_000)
+    weight_decay: float = Field(default=1e-4, ge=0.0, le=1.0)
+    clip: float = Field(default=1.0, gt=0.0, le=1000.0)
+    ema: float = Field(default=0.995, ge=0.0, lt=1.0)
+    batchnorm_batches: int = Field(default=24, ge=0, le=10_000)
+    jitter: JitterConfig = JitterConfig()
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(default=0, ge=0, le=256)
+    checkpoint_every: int = Field(default=1000, ge=1, le=10_000_000)
+    log_every: int = Field(default=20, ge=1, le=100_000)
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+
+
+class FinetuneConfig(_Frozen):
+    """Incremental fine-tuning from a champion.
+
+    ``base_share`` of every batch are base steps (at least half); the rest are corrections, whose
+    oversampling over their natural share is capped at ``max_oversample``. ``penalty`` weighs the
+    mean absolute difference to the champion's actions on base steps (normalised units).
+    ``corrections`` False is the control arm: the same run, base steps only.
+    """
+
+    train: TrainConfig = TrainConfig(lr=1e-4, steps=1200, warmup=50)
+    base_share: float = Field(default=0.5, ge=0.5, le=1.0)
+    max_oversample: float = Field(default=12.0, ge=1.0, le=100.0)
+    penalty: float = Field(default=0.1, ge=0.0, le=100.0)
+    min_corrections: int = Field(default=3, ge=1, le=10_000)
+    corrections: bool = True
+
+
+class GateConfig(_Frozen):
+    """The test a candidate must pass.
+
+    ``alpha`` is the false-promotion rate that holds under any stopping rule; ``margin`` how much
+    worse (success rate) a slice that is not the target may be; ``min_pairs`` per slice. The gate
+    refuses to judge when ``effect`` (success-rate gain on the target slice) would be found with
+    less than ``min_power`` at the planned number of pairs.
+    """
+
+    alpha: float = Field(default=0.05, gt=0.0, lt=0.5)
+    target: str = Field(default="gap", min_length=1)
+    margin: float = Field(default=0.10, gt=0.0, lt=1.0)
+    effect: float = Field(default=0.20, gt=0.0, lt=1.0)
+    min_power: float = Field(default=0.5, gt=0.0, lt=1.0)
+    min_pairs: int = Field(default=20, ge=1, le=100_000)
+    latency_p99_ms: float = Field(default=33.0, gt=0.0, le=10_000.0)
+
+
+class SeedPlan(_Frozen):
+    """Three disjoint ranges of rollout seeds: search may be tuned on, gate decides, audit never does."""
+
+    search: int = Field(default=100_000, ge=0)
+    gate: int = Field(default=200_000, ge=0)
+    audit: int = Field(default=300_000, ge=0)
+    calibrate: int = Field(default=400_000, ge=0)
+    stride: int = Field(default=10_000, ge=1)
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> SeedPlan:
+        starts = sorted((self.search, self.gate, self.audit, self.calibrate))
+        if any(b - a < self.stride for a, b in pairwise(starts)):
+            raise ValueError(f"seed ranges overlap: starts {starts} lie closer than stride {self.stride}")
+        return self
+
+
+class LearnerConfig(_Frozen):
+    """The learner process: where its things are and how a round is run."""
+
+    store: Path
+    work: Path
+    keys: Path
+    trust: Path
+    policy_server: str = "unix:ratchet-policy.sock"
+    server_timeout_s: float = Field(default=120.0, gt=0.0, le=3600.0)
+    task: str = Field(default="pick_place", min_length=1)
+    finetune: FinetuneConfig = FinetuneConfig()
+    gate: GateConfig = GateConfig()
+    seeds: SeedPlan = SeedPlan()
+    gate_pairs: int = Field(default=100, ge=1, le=9_999)
+    audit_pairs: int = Field(default=0, ge=0, le=9_999)
+    calibration_rollouts: int = Field(default=80, ge=1, le=9_999)
+    min_new_interventions: int = Field(default=5, ge=1, le=10_000)
+    poll_s: float = Field(default=10.0, gt=0.0, le=3600.0)
+    rollout_timeout_s: float = Field(default=1800.0, gt=0.0, le=86_400.0)
+    nice: int = Field(default=10, ge=0, le=19)
+    idle_scheduling: bool = False

@@ -1,0 +1,63 @@
+"""Building the network and its normalisation for a data set."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import ValidationError
+
+from learner.config import ModelConfig
+from learner.data import Dataset
+from learner.errors import DataError
+from policies.act import ACT
+from policies.config import ACTConfig, CameraShape, FeatureStats, NormStats, act_full, act_small
+from policies.normalise import feature_stats
+
+# A joint that hardly moves must not turn its sensor noise into a large input.
+_RELATIVE_STD_FLOOR = 1e-3
+_IMAGE_SAMPLES = 2000
+
+
+def act_config(dataset: Dataset, config: ModelConfig) -> ACTConfig:
+    """The preset's network for the data's dimensions and cameras, with ``overrides`` applied.
+
+    Raises DataError when a picture is smaller than the network takes or an override does not fit.
+    """
+    try:
+        cameras = tuple(
+            CameraShape(name=name, height=frames.shape[1], width=frames.shape[2])
+            for name, frames in dataset.images.items()
+        )
+        build = act_small if config.preset == "small" else act_full
+        preset = build(cameras, dataset.state.shape[1], dataset.action.shape[1])
+        return ACTConfig.model_validate({**preset.model_dump(), **config.overrides})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        raise DataError(
+            f"the data do not fit the network: {where}: {first['msg']}", "change the model or image_size"
+        ) from error
+
+
+def build_model(config: ACTConfig, seed: int) -> ACT:
+    """A fresh network whose initial weights are a function of ``seed``; the caller's RNG is untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ACT(config)
+
+
+def norm_stats(dataset: Dataset) -> NormStats:
+    """Mean and standard deviation of state, action (raw units) and image channels (RGB in 0…1)."""
+    images: dict[str, FeatureStats] = {}
+    for name, frames in dataset.images.items():
+        rows = torch.linspace(0, len(frames) - 1, min(len(frames), _IMAGE_SAMPLES)).long().unique()
+        images[name] = _floored(feature_stats(frames[rows].float() / 255.0))
+    return NormStats(
+        state=_floored(feature_stats(dataset.state)),
+        action=_floored(feature_stats(dataset.action)),
+        images=images,
+    )
+
+
+def _floored(stats: FeatureStats) -> FeatureStats:
+    floor = max(1e-6, _RELATIVE_STD_FLOOR * max(stats.std))
+    return FeatureStats(mean=stats.mean, std=tuple(max(s, floor) for s in stats.std))

@@ -1,0 +1,264 @@
+"""Training an ACT policy: a fixed number of steps, resumable to the bit, stopping at the first NaN.
+
+Every random draw (samples, jitter, dropout, latent) is a function of (seed, step), so a resumed run
+needs weights and optimiser state only, and continues as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from learner.average import WeightAverage, batchnorms
+from learner.checkpoint import load_checkpoint, save_checkpoint
+from learner.config import TrainConfig
+from learner.data import Batch, Dataset, Part, Sampler
+from learner.device import pick_device, use_bf16
+from learner.errors import CheckpointError, DivergedError
+from learner.images import jitter
+from learner.model import act_config, build_model, norm_stats
+from policies.act import ACT
+from policies.config import NormStats
+from policies.loss import act_loss
+from policies.normalise import Normaliser
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, float], None]
+"""Called with (step, steps, loss averaged since the last call)."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """``model`` holds the averaged weights in eval mode; ``losses`` are (step, mean loss) pairs."""
+
+    model: ACT
+    normaliser: Normaliser
+    losses: tuple[tuple[int, float], ...]
+    seconds: float
+    samples_per_s: float
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Chunks of the champion, float32 (N, H, A) normalised, for the first N steps of the data set.
+
+    ``weight`` multiplies the mean absolute difference to them on base samples.
+    """
+
+    actions: torch.Tensor
+    weight: float
+
+
+def train(
+    dataset: Dataset,
+    config: TrainConfig,
+    *,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train from scratch on every step of ``dataset``, normalised by its own statistics.
+
+    With ``folder`` a checkpoint is kept there and continued from. Raises DataError for data that do
+    not fit the network, DivergedError on NaN or infinity, CheckpointError for a foreign checkpoint.
+    """
+    architecture = act_config(dataset, config.model)
+    model = build_model(architecture, config.seed)
+    parts = [Part(0, len(dataset), min(config.batch, len(dataset)))]
+    return Trainer(model, norm_stats(dataset), dataset, parts, config).run(folder, progress)
+
+
+class Trainer:
+    """The loop shared by training and fine-tuning. ``model`` is trained in place.
+
+    ``parts`` say how batches are mixed, the base part first.
+    """
+
+    def __init__(
+        self,
+        model: ACT,
+        stats: NormStats,
+        dataset: Dataset,
+        parts: Sequence[Part],
+        config: TrainConfig,
+        teacher: Teacher | None = None,
+    ) -> None:
+        self.config = config
+        self.device = pick_device(config.device)
+        self.autocast = torch.autocast(
+            self.device.type, torch.bfloat16, enabled=use_bf16(config.precision, self.device)
+        )
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.normaliser = Normaliser(stats, model.config).to(self.device)
+        self.average = WeightAverage(self.model, config.ema)
+        self.dataset = dataset
+        self.sampler = Sampler(parts, config.seed)
+        self.teacher = teacher
+        self.optimizer = _optimizer(self.model, config)
+        self._generator = torch.Generator()
+        described = {
+            "config": config.model_dump(mode="json", exclude={"checkpoint_every", "log_every"}),
+            "network": model.config.model_dump(mode="json"),
+            "stats": stats.model_dump(mode="json"),
+            "steps": len(dataset),
+            "parts": [(p.first, p.size, p.count) for p in parts],
+        }
+        self.fingerprint = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+    def run(self, folder: Path | None = None, progress: Progress | None = None) -> TrainResult:
+        """All steps that are left, then the BatchNorm statistics of the averaged weights."""
+        if self.config.threads:
+            torch.set_num_threads(self.config.threads)
+        config, first = self.config, self._resume(folder)
+        losses: list[tuple[int, float]] = []
+        started, total, since = time.monotonic(), 0.0, 0
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            for step in range(first, config.steps):
+                total += self.step(step)
+                since += 1
+                done = step + 1
+                if done % config.log_every == 0 or done == config.steps:
+                    losses.append((done, total / since))
+                    if progress is not None:
+                        progress(done, config.steps, total / since)
+                    total, since = 0.0, 0
+                if folder is not None and (done % config.checkpoint_every == 0 or done == config.steps):
+                    save_checkpoint(folder, self._tensors(), done, self.fingerprint)
+            seconds = time.monotonic() - started
+            self._estimate_batchnorm()
+        rate = (config.steps - first) * self.sampler.batch / seconds if seconds > 0 else 0.0
+        log.info("training.done steps=%d samples_per_s=%.0f", config.steps, rate)
+        return TrainResult(self.average.model, self.normaliser, tuple(losses), seconds, rate)
+
+    def step(self, step: int) -> float:
+        """One optimiser step, number ``step`` from 0. Returns the loss. Raises DivergedError."""
+        torch.manual_seed(_mix(self.config.seed, step))
+        self._generator.manual_seed(_mix(self.config.seed + 1, step))
+        indices = self.sampler.indices(step)
+        batch = self.dataset.batch(indices, self.model.config.chunk, self.sampler.base())
+        self.model.train()
+        loss = self._loss(batch, indices)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        value = float(loss.detach())
+        if not (math.isfinite(value) and math.isfinite(float(norm))):
+            raise DivergedError(
+                f"loss {value:.3g}, gradient norm {float(norm):.3g} at step {step}",
+                "lower the learning rate or look for outliers in the data; the last checkpoint is intact",
+            )
+        rate = self._rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        self.optimizer.step()
+        self.average.update(step)
+        return value
+
+    def _loss(self, batch: Batch, indices: torch.Tensor) -> torch.Tensor:
+        state = self.normaliser.state(batch.state.to(self.device))
+        actions = self.normaliser.actions(batch.actions.to(self.device))
+        is_pad = batch.is_pad.to(self.device)
+        with self.autocast:
+            output = self.model(state, self._images(batch, augment=True), actions, is_pad)
+        loss = act_loss(output, actions, is_pad, self.model.config.kl_weight).total
+        if self.teacher is None or self.teacher.weight == 0.0:
+            return loss
+        base = batch.base.to(self.device)
+        wanted = self.teacher.actions[indices[batch.base]].to(self.device)
+        apart = (output.actions[base].float() - wanted).abs()
+        return loss + self.teacher.weight * (apart * ~is_pad[base][..., None]).mean()
+
+    def _images(self, batch: Batch, augment: bool) -> list[torch.Tensor]:
+        out = []
+        for index, camera in enumerate(self.model.config.cameras):
+            pixels = batch.images[camera.name].to(self.device)
+            if augment:
+                pixels = jitter(pixels, self.config.jitter, self._generator)
+            out.append(self.normaliser.image(index, pixels))
+        return out
+
+    def _rate(self, step: int) -> float:
+        c = self.config
+        if step < c.warmup:
+            return c.lr * (step + 1) / c.warmup
+        along = (step - c.warmup) / max(1, c.steps - c.warmup)
+        return c.lr * (c.lr_end + (1.0 - c.lr_end) * 0.5 * (1.0 + math.cos(math.pi * along)))
+
+    @torch.no_grad()
+    def _estimate_batchnorm(self) -> None:
+        """Running statistics of the averaged weights, as the plain mean over unaugmented batches.
+
+        The averaged weights were never run while training: statistics that belong to them, rather
+        than an average of the live weights' statistics, are what inference will use.
+        """
+        model = self.average.model
+        norms = batchnorms(model)
+        if not norms or not self.config.batchnorm_batches:
+            return
+        momenta = [m.momentum for m in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's spelling of a cumulative mean
+            norm.train()
+        for number in range(self.config.batchnorm_batches):
+            indices = self.sampler.indices(self.config.steps + number)
+            batch = self.dataset.batch(indices, model.config.chunk)
+            with self.autocast:
+                model(self.normaliser.state(batch.state.to(self.device)), self._images(batch, augment=False))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        names = {p: n for n, p in self.model.named_parameters()}
+        out = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        out |= {f"average.{k}": v for k, v in self.average.model.state_dict().items()}
+        for parameter, state in self.optimizer.state.items():
+            out |= {f"optimizer.{names[parameter]}.{k}": v for k, v in state.items()}
+        return out
+
+    def _resume(self, folder: Path | None) -> int:
+        found = load_checkpoint(folder, self.fingerprint) if folder is not None else None
+        if found is None:
+            return 0
+        tensors, step = found
+        try:
+            self.model.load_state_dict(_under(tensors, "model."))
+            self.average.model.load_state_dict(_under(tensors, "average."))
+            for name, parameter in self.model.named_parameters():
+                state = _under(tensors, f"optimizer.{name}.")
+                self.optimizer.state[parameter] = {
+                    k: v.to(self.device) if v.dim() == 0 else torch.empty_like(parameter).copy_(v)
+                    for k, v in state.items()
+                }
+        except (RuntimeError, KeyError) as error:
+            raise CheckpointError(
+                f"checkpoint in {folder} does not fit the network", "delete it to start afresh"
+            ) from error
+        log.info("training.resumed step=%d", step)
+        return step
+
+
+def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _mix(seed: int, step: int) -> int:
+    digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") & (2**63 - 1)
+
+
+def _optimizer(model: ACT, config: TrainConfig) -> torch.optim.AdamW:
+    backbone = [p for n, p in model.named_parameters() if n.startswith("backbone.")]
+    rest = [p for n, p in model.named_parameters() if not n.startswith("backbone.")]
+    groups = [{"params": rest, "scale": 1.0}, {"params": backbone, "scale": config.backbone_lr}]
+    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
