@@ -1,0 +1,114 @@
+"""Running a bundle: the interface every backend shares, and ONNX Runtime's implementation of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from policies.bundle import Bundle, Precision
+from policies.errors import InputError
+from policies.manifest import Manifest
+
+Floats = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkResult:
+    """``actions`` float32 (B, H, A) in rad; ``features`` float32 (B, D), the encoder's pooled tokens."""
+
+    actions: Floats
+    features: Floats
+
+
+class PolicySession(Protocol):
+    """A loaded bundle, ready to run. Not thread-safe: one caller at a time."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def chunk(self) -> int: ...
+
+    @property
+    def precision(self) -> Precision: ...
+
+    def infer(self, state: Floats, images: Mapping[str, Pixels]) -> ChunkResult:
+        """``state`` float32 (B, S) rad; ``images`` uint8 RGB (B, H, W, 3) by camera name.
+
+        Raises InputError, naming the input, when one is missing or of another shape or dtype.
+        """
+
+
+def check_inputs(manifest: Manifest, state: Floats, images: Mapping[str, Pixels]) -> None:
+    """Raise InputError unless the observation is what the policy was trained on."""
+    width = len(manifest.state_names)
+    if state.ndim != 2 or state.shape[1] != width or state.dtype != np.float32:
+        raise InputError(f"state is {state.dtype} {state.shape}, the policy takes float32 (B, {width}) rad")
+    if not np.isfinite(state).all():
+        raise InputError("state holds NaN or infinity; check the joint readings")
+    for camera in manifest.cameras:
+        image = images.get(camera.name)
+        if image is None:
+            raise InputError(f"no picture of camera {camera.name!r} among {sorted(images)}; connect it")
+        want = (state.shape[0], camera.height, camera.width, 3)
+        if image.shape != want or image.dtype != np.uint8:
+            raise InputError(f"camera {camera.name!r} gives {image.dtype} {image.shape}, not uint8 {want}")
+
+
+class OnnxSession:
+    """A bundle under ONNX Runtime on the CPU."""
+
+    def __init__(
+        self, bundle: Bundle, precision: Precision = "fp32", threads: int = 1, spinning: bool = False
+    ) -> None:
+        """Load the form of that ``precision``.
+
+        ``spinning`` lets worker threads burn their core while idle: a little faster alone, but it
+        takes the core from whatever else runs there, such as the control loop.
+        """
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+        # What is hashed is what is loaded: the bytes, not the path.
+        model = bundle.read(bundle.onnx_name(precision))
+        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._manifest = bundle.manifest
+        self._version = bundle.version
+        self._precision: Precision = precision
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    @property
+    def version(self) -> str:
+        return self._version
+
+    @property
+    def chunk(self) -> int:
+        return self._manifest.chunk
+
+    @property
+    def precision(self) -> Precision:
+        return self._precision
+
+    def infer(self, state: Floats, images: Mapping[str, Pixels]) -> ChunkResult:
+        """See `PolicySession.infer`."""
+        check_inputs(self._manifest, state, images)
+        feed: dict[str, npt.NDArray[np.generic]] = {"state": state}
+        for camera in self._manifest.cameras:
+            feed[f"image.{camera.name}"] = images[camera.name]
+        actions, features = self._session.run(["actions", "features"], feed)
+        return ChunkResult(actions, features)
