@@ -18,10 +18,10 @@ from hal.bench.world import World
 from hal.types import Vector
 
 TICK_S = 1 / 30
-PEAK_SPEED = 2.2  # rad/s of any leader joint
+PEAK_SPEED = 2.3  # rad/s of any leader joint
 _MIN_JERK_PEAK = 1.875  # peak over mean speed of a minimum-jerk motion
-OPEN_JAW = 0.95
-_FINGER_SHIFT = 0.010  # the cube enters this far (m) towards the moving jaw, for clearance on both sides
+OPEN_JAW = 0.85
+_FINGER_SHIFT = 0.009  # the cube enters this far (m) towards the moving jaw, for clearance on both sides
 _GIVE_UP_TICKS = 900
 
 
@@ -35,11 +35,11 @@ class Demonstrator:
     def __init__(self, world: World, seed: int) -> None:
         self._world = world
         rng = np.random.default_rng((seed, 0xDE))
-        self._pace = float(rng.uniform(0.92, 1.12))
-        self._hover = float(rng.uniform(0.062, 0.074))
-        self._carry = float(rng.uniform(0.058, 0.070))
+        self._pace = float(rng.uniform(0.95, 1.10))
+        self._hover = float(rng.uniform(0.052, 0.060))
+        self._carry = float(rng.uniform(0.050, 0.060))
         self._grasp = float(rng.uniform(0.019, 0.023))
-        self._squeeze = float(rng.uniform(0.20, 0.26))
+        self._squeeze = float(rng.uniform(0.31, 0.35))
         self._twist = float(rng.normal(0.0, 0.03))
         self._place = rng.uniform(-0.008, 0.008, 2)
         self._plan: deque[Vector] = deque()
@@ -79,11 +79,13 @@ class Demonstrator:
     # --- stages: each plans one stretch and names the next -----------------------------------------
 
     def _clear(self) -> None:
-        """Open up and rise out of whatever the arm is in."""
-        here = kin.forward(self._leader)
-        if here.gripper < OPEN_JAW - 0.15 and any(self._world.touching()):
+        """Carry on with a cube already held aloft; otherwise open up and rise out of whatever it is."""
+        if all(self._world.touching()) and self._world.cube_pose()[2] > CUBE_HALF + 0.01:
+            self._next = self._lift
+            return
+        if self._leader[5] < OPEN_JAW - 0.15 and any(self._world.touching()):
             self._line(kin.forward(self._with_jaw(OPEN_JAW)), 8)
-            here = kin.forward(self._leader if not self._plan else self._plan[-1])
+        here = kin.forward(self._tail())
         if here.height < self._hover - 0.01:
             radius = min(max(here.radius, 0.10), 0.24)
             up = self._pose(here.azimuth, radius, self._hover, here.roll, OPEN_JAW)
@@ -91,40 +93,41 @@ class Demonstrator:
         self._next = self._reach
 
     def _reach(self) -> None:
-        self._joints(kin.inverse(self._over_cube(self._hover)), 20)
+        self._joints(kin.inverse(self._over_cube(self._hover)), 17)
         self._next = self._descend
 
     def _descend(self) -> None:
-        self._line(self._over_cube(self._grasp), 15)
+        self._line(self._over_cube(self._grasp), 12)
         self._next = self._close
 
     def _close(self) -> None:
-        self._line(kin.forward(self._with_jaw(self._squeeze)), 11)
+        self._line(kin.forward(self._with_jaw(self._squeeze)), 8)
         self._next = self._lift
 
     def _lift(self) -> None:
-        here = kin.forward(self._leader)
-        self._line(self._pose(here.azimuth, here.radius, self._carry, here.roll, here.gripper), 13)
+        """Rise with the jaw squeezing, whatever it did before."""
+        here = kin.forward(self._with_jaw(self._squeeze))
+        self._line(self._pose(here.azimuth, here.radius, self._carry, here.roll, here.gripper), 10)
         self._next = self._carry_over
 
     def _carry_over(self) -> None:
         if self._world.cube_pose()[2] < CUBE_HALF + 0.01:
             self._next = self._clear
             return
-        self._line(self._over_zone(self._carry), 24)
+        self._line(self._over_zone(self._carry), 20)
         self._next = self._lower
 
     def _lower(self) -> None:
-        self._line(self._over_zone(self._grasp + 0.003), 12)
+        self._line(self._over_zone(self._grasp + 0.003), 9)
         self._next = self._release
 
     def _release(self) -> None:
-        self._line(kin.forward(self._with_jaw(OPEN_JAW)), 9)
+        self._line(kin.forward(self._with_jaw(OPEN_JAW)), 8)
         self._next = self._withdraw
 
     def _withdraw(self) -> None:
         here = kin.forward(self._leader)
-        self._line(self._pose(here.azimuth, here.radius, self._hover, here.roll, here.gripper), 11)
+        self._line(self._pose(here.azimuth, here.radius, self._hover, here.roll, here.gripper), 8)
         self._next = self._judge
 
     def _judge(self) -> None:
@@ -184,7 +187,7 @@ class Demonstrator:
 
     def _profile(self, start: Vector, target: Vector, ticks: int) -> Vector:
         """Minimum-jerk progress 0…1 over at least ``ticks``, longer where a joint would be too fast."""
-        furthest = float(np.abs(target - start)[:5].max())
+        furthest = float(np.abs(target - start).max())
         needed = _MIN_JERK_PEAK * furthest / PEAK_SPEED / TICK_S
         count = max(2, math.ceil(max(ticks * self._pace, needed)))
         s = np.arange(1, count + 1) / count

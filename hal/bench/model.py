@@ -84,7 +84,9 @@ def mjcf(timestep_s: float, width: int, height: int) -> str:
     return f"""
 <mujoco model="ratchet_bench">
   <compiler angle="radian" autolimits="true"/>
-  <option timestep="{timestep_s!r}" cone="elliptic" impratio="10" integrator="Euler" iterations="30"/>
+  <option timestep="{timestep_s!r}" cone="elliptic" impratio="10" integrator="Euler" iterations="30">
+    <flag eulerdamp="disable"/>
+  </option>
   <visual>
     <quality offsamples="0" shadowsize="0"/>
     <headlight ambient="0.45 0.45 0.45" diffuse="0.45 0.45 0.45" specular="0 0 0"/>
@@ -113,7 +115,7 @@ def mjcf(timestep_s: float, width: int, height: int) -> str:
     <geom name="table" type="plane" size="1 1 0.1" material="table" friction="0.6"/>
     <geom name="zone" type="cylinder" size="{ZONE_RADIUS} 0.0004" pos="{zone_x} {zone_y} 0" class="look"
           material="green"/>
-    <camera name="front" pos="0.40 0.0 0.34" fovy="52" xyaxes="0 1 0 -0.80 0 0.60"/>
+    <camera name="front" pos="0.42 0.025 0.30" fovy="44" xyaxes="0 1 0 -0.63 0 0.777"/>
     {_arm()}
     <body name="cube" pos="0.17 0 {CUBE_HALF}">
       <freejoint name="cube"/>

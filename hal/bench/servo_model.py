@@ -27,6 +27,7 @@ AMBIENT_C = 28.0
 OVERLOAD_AFTER_S = 1.0
 OVERLOAD_DUTY = 0.95
 _TICKS_PER_RAD = 4096 / (2 * math.pi)
+_VELOCITY_UNIT = 0.229 * 2 * math.pi / 60  # rad/s
 
 
 class MotorKind(NamedTuple):
@@ -58,24 +59,32 @@ FOLLOWER_MOTORS: tuple[tuple[MotorKind, int, float], ...] = (
 
 _COOLING_PER_S = 1 / 300.0
 # columns of the parameter table handed to the compiled step
-_STALL, _GAIN, _LIMIT, _NO_LOAD, _FRICTION, _ARMATURE, _HEAT, _HOT = range(8)
+_STALL, _GAIN, _LIMIT, _NO_LOAD, _FRICTION, _ARMATURE, _HEAT, _HOT, _AMPERE, _SUPPLY = range(10)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class MotorFaults:
-    """Extra Coulomb friction (N·m) and heating (°C/s) per joint, float64 (6,); change at any time."""
+    """Extra Coulomb friction (N·m) and heating (°C/s) per joint, float64 (6,): write into them, any time."""
 
-    friction_nm: Vector = field(default_factory=lambda: np.zeros(NUM_JOINTS))
-    heat_c_s: Vector = field(default_factory=lambda: np.zeros(NUM_JOINTS))
+    table: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, NUM_JOINTS)))
+
+    @property
+    def friction_nm(self) -> Vector:
+        """Friction added per joint, N·m."""
+        return self.table[0]
+
+    @property
+    def heat_c_s(self) -> Vector:
+        """Heating added per joint, °C/s."""
+        return self.table[1]
 
     def clear(self) -> None:
         """Back to a healthy arm."""
-        self.friction_nm[:] = 0.0
-        self.heat_c_s[:] = 0.0
+        self.table[:] = 0.0
 
 
 def parameter_table() -> npt.NDArray[np.float64]:
-    """Parameters of the follower's motors, float64 (6, 8)."""
+    """Parameters of the follower's motors, float64 (6, 10)."""
     rows = []
     for kind, p_gain, limit in FOLLOWER_MOTORS:
         gain = p_gain / 128 * _TICKS_PER_RAD / 885
@@ -89,6 +98,8 @@ def parameter_table() -> npt.NDArray[np.float64]:
                 kind.armature,
                 kind.heat_c_s,
                 kind.max_temperature_c,
+                kind.ampere,
+                kind.supply_v,
             )
         )
     return np.array(rows, dtype=np.float64)
@@ -137,3 +148,32 @@ def servo_step(
                 errors[i] |= ERROR_OVERLOAD
         else:
             state[2, i] = 0.0
+
+
+# rows of the report
+POSITION, VELOCITY, EFFORT, TEMPERATURE, VOLTAGE = range(5)
+
+
+@numba.njit(cache=True, fastmath=False)
+def servo_report(
+    q: Float6,
+    qd: Float6,
+    table: npt.NDArray[np.float64],
+    state: npt.NDArray[np.float64],
+    out: npt.NDArray[np.float64],
+) -> None:
+    """Fill ``out`` (5, 6) with what the registers would say, in SI units at the registers' resolution.
+
+    Position 2π/4096 rad, velocity 0.229 rpm, effort 1 mA or 0.1 % of full load, 1 °C, 0.1 V (full
+    duty pulls the supply down by 3 %).
+    """
+    for i in range(q.shape[0]):
+        duty = state[0, i]
+        out[POSITION, i] = round(q[i] * _TICKS_PER_RAD) / _TICKS_PER_RAD
+        out[VELOCITY, i] = round(qd[i] / _VELOCITY_UNIT) * _VELOCITY_UNIT
+        effort = duty
+        if table[i, _AMPERE] > 0.0 and duty != 0.0:
+            effort = (duty - qd[i] / table[i, _NO_LOAD]) * table[i, _AMPERE]
+        out[EFFORT, i] = round(effort * 1000.0) / 1000.0
+        out[TEMPERATURE, i] = math.floor(state[1, i])
+        out[VOLTAGE, i] = round(table[i, _SUPPLY] * (1.0 - 0.03 * abs(duty)) * 10.0) / 10.0

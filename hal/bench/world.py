@@ -30,9 +30,14 @@ from hal.bench.model import (
 from hal.bench.rendering import Renderer
 from hal.bench.servo_model import (
     AMBIENT_C,
-    FOLLOWER_MOTORS,
+    EFFORT,
+    POSITION,
+    TEMPERATURE,
+    VELOCITY,
+    VOLTAGE,
     MotorFaults,
     parameter_table,
+    servo_report,
     servo_step,
 )
 from hal.errors import BenchError
@@ -46,8 +51,7 @@ CUBE_Y = (-0.090, 0.030)  # m
 CUBE_YAW = math.radians(20.0)
 GAP_SHARE = 0.4  # of CUBE_Y, at the end far from the zone
 
-_TICK = 2 * math.pi / 4096
-_VELOCITY_UNIT = 0.229 * 2 * math.pi / 60
+_MOVING_RAD_S = 0.1
 _STILL_M_S = 0.02
 _HOME_SPREAD = 0.02
 
@@ -105,7 +109,6 @@ class World:
         self._motor = np.zeros((3, NUM_JOINTS))
         self._errors = np.zeros(NUM_JOINTS, dtype=np.uint8)
         self.faults = MotorFaults()
-        self._extra = np.zeros((2, NUM_JOINTS))
         self._lifted = False
         self._in_gap = False
         self.reset(0)
@@ -174,8 +177,6 @@ class World:
         """Advance by one servo step of 1/240 s. Raises BenchError for any other length."""
         if abs(dt_s - SERVO_DT_S) > 1e-9:
             raise BenchError(f"the bench steps by 1/240 s, not {dt_s} s", "call step once per servo cycle")
-        self._extra[0] = self.faults.friction_nm
-        self._extra[1] = self.faults.heat_c_s
         for _ in range(self.config.substeps):
             servo_step(
                 self._q,
@@ -184,7 +185,7 @@ class World:
                 self._goal,
                 self._enabled,
                 self._table,
-                self._extra,
+                self.faults.table,
                 self._motor,
                 self._errors,
                 self._dt,
@@ -211,30 +212,20 @@ class World:
 
     def joints(self, t_ns: int, seq: int) -> JointState:
         """What the servos would report: quantised as their registers are."""
-        q, qd = self._q, self._qd
-        moving = np.abs(qd) > 0.1
+        report = np.empty((5, NUM_JOINTS))
+        servo_report(self._q, self._qd, self._table, self._motor, report)
         return JointState(
             seq=seq,
             t_ns=t_ns,
-            position=np.round(q / _TICK) * _TICK,
-            velocity=np.round(qd / _VELOCITY_UNIT) * _VELOCITY_UNIT,
-            effort=self._effort(),
-            temperature=np.floor(self._motor[1]),
-            voltage=self._voltage(),
+            position=report[POSITION],
+            velocity=report[VELOCITY],
+            effort=report[EFFORT],
+            temperature=report[TEMPERATURE],
+            voltage=report[VOLTAGE],
             hardware_error=self._errors.copy(),
-            moving=moving,
+            moving=np.abs(report[VELOCITY]) > _MOVING_RAD_S,
             age_ns=np.zeros(NUM_JOINTS, dtype=np.int64),
         )
-
-    def _effort(self) -> Vector:
-        """Current (A) in steps of 1 mA, or load fraction in steps of 0.1 %."""
-        duty = self._motor[0]
-        current = (duty - self._qd / _NO_LOAD * (duty != 0.0)) * _STALL_A
-        return np.where(_STALL_A > 0, np.round(current * 1000) / 1000, np.round(duty * 1000) / 1000)
-
-    def _voltage(self) -> Vector:
-        """Supply in steps of 0.1 V; full duty pulls it down by 3 %."""
-        return np.round(_SUPPLY_V * (1 - 0.03 * np.abs(self._motor[0])) * 10) / 10
 
     # --- what is to be seen ----------------------------------------------------------------------
 
@@ -247,15 +238,19 @@ class World:
         return renderer.draw(self._data, index)
 
     def cube_pose(self) -> tuple[float, float, float, float]:
-        """The cube's x, y, z (m) and yaw (rad)."""
-        x, y, z, w, i, j, k = (float(v) for v in self._qpos[NUM_JOINTS:])
-        return x, y, z, math.atan2(2 * (w * k + i * j), 1 - 2 * (j * j + k * k))
+        """The cube's x, y, z (m) and the direction (rad) of one of its upright faces.
+
+        Whichever way it lies: the face whose normal is nearest the horizon counts.
+        """
+        x, y, z = (float(v) for v in self._qpos[NUM_JOINTS : NUM_JOINTS + 3])
+        turn = self._data.xmat[self.model.cube_body].reshape(3, 3)
+        flattest = int(np.argmin(np.abs(turn[2])))
+        return x, y, z, math.atan2(turn[1, flattest], turn[0, flattest])
 
     def touching(self) -> tuple[bool, bool]:
         """Whether the fixed and the moving finger pad touch the cube."""
-        pairs = self._data.contact.geom
         cube = self.model.cube_geom
-        partners = {int(b) if a == cube else int(a) for a, b in pairs if cube in (a, b)}
+        partners = {b if a == cube else a for a, b in self._data.contact.geom.tolist() if cube in (a, b)}
         fixed, moving = self.model.pad_geoms
         return fixed in partners, moving in partners
 
@@ -274,9 +269,5 @@ class World:
             in_gap=self._in_gap,
         )
 
-
-_NO_LOAD = np.array([kind.no_load_rad_s for kind, _, _ in FOLLOWER_MOTORS])
-_STALL_A = np.array([kind.ampere for kind, _, _ in FOLLOWER_MOTORS])
-_SUPPLY_V = np.array([kind.supply_v for kind, _, _ in FOLLOWER_MOTORS])
 
 __all__ = ["PARALLEL_JAW", "ZONE_XY", "Region", "TaskState", "World", "WorldConfig"]
