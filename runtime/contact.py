@@ -31,7 +31,7 @@ class ContactConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    scale: tuple[_Scale, ...] = (0.55, 0.55, 0.8, 0.8, 0.8, 0.0)
+    scale: tuple[_Scale, ...] = (0.6, 0.6, 1.0, 1.0, 1.0, 0.0)
     min_error_rad: float = Field(0.12, gt=0.0, le=1.0)
     max_speed: float = Field(0.3, gt=0.0, le=5.0)
     growth_rad: float = Field(0.01, ge=0.0, le=0.5)

@@ -36,8 +36,8 @@ class Stream:
 
     ``rate_hz`` 0 means "when it happens". ``fresh_s`` is how old the newest sample may be before the
     stream counts as stale (0: never stale). ``recorded_as`` is the name in an episode (``None``: not
-    recorded), ``dtype``/``shape`` what is stored there (a 0 in ``shape``: any length). ``jitter_ms`` is the budget for the p99.9 of
-    |interval − period| (0: no budget).
+    recorded), ``dtype``/``shape`` what is stored there (a 0 in ``shape``: any length). ``jitter_ms`` is
+    the budget for the p99.9 of |interval − period| (0: no budget).
     """
 
     name: str
