@@ -55,7 +55,9 @@ def _hand() -> str:
 
 def _arm() -> str:
     return f"""
-<body name="base"><geom type="box" size="0.03 0.024 0.018" pos="-0.012 0 0.018" class="look" material="black"/></body>
+<body name="base">
+  <geom type="box" size="0.03 0.024 0.018" pos="-0.012 0 0.018" class="look" material="black"/>
+</body>
 <body name="shoulder" pos="0 0 {kin.PAN_HEIGHT}">
   {_joint("shoulder_pan", "0 0 1")}
   <geom type="box" size="0.018 0.022 0.012" pos="0 0 0.004" mass="0.075" class="look" material="black"/>
@@ -88,7 +90,7 @@ def mjcf(timestep_s: float, width: int, height: int) -> str:
     <flag eulerdamp="disable"/>
   </option>
   <visual>
-    <quality offsamples="0" shadowsize="0"/>
+    <quality offsamples="0" shadowsize="0" numslices="16" numstacks="8" numquads="1"/>
     <headlight ambient="0.45 0.45 0.45" diffuse="0.45 0.45 0.45" specular="0 0 0"/>
     <map znear="0.02" zfar="20"/>
     <global offwidth="{width}" offheight="{height}"/>
@@ -98,7 +100,8 @@ def mjcf(timestep_s: float, width: int, height: int) -> str:
     <default class="look"><geom contype="0" conaffinity="0"/></default>
     <default class="link"><geom contype="2" conaffinity="1" friction="0.6"/></default>
     <default class="pad">
-      <geom contype="2" conaffinity="1" friction="1.3 0.01 0.0001" priority="1" solref="0.01 1" material="orange"/>
+      <geom contype="2" conaffinity="1" friction="1.3 0.01 0.0001" priority="1" solref="0.01 1"
+            material="orange"/>
     </default>
   </default>
   <asset>
@@ -123,7 +126,8 @@ def mjcf(timestep_s: float, width: int, height: int) -> str:
             friction="0.6 0.005 0.0001"/>
     </body>
     <body name="obstacle" mocap="true" pos="{OBSTACLE_PARKED[0]} {OBSTACLE_PARKED[1]} {OBSTACLE_PARKED[2]}">
-      <geom name="obstacle" type="box" size="0.02 0.06 0.10" contype="1" conaffinity="1" rgba="0.4 0.2 0.5 1"/>
+      <geom name="obstacle" type="box" size="0.02 0.06 0.10" contype="1" conaffinity="1"
+            rgba="0.4 0.2 0.5 1"/>
     </body>
   </worldbody>
 </mujoco>"""
@@ -143,7 +147,10 @@ class WorldModel:
 
 @functools.lru_cache(maxsize=4)
 def compile_model(timestep_s: float, width: int, height: int) -> WorldModel:
-    """Compile (once per time step, image size and process) the scene. Raises BenchError when MuJoCo refuses it."""
+    """Compile the scene, once per time step, image size and process.
+
+    Raises BenchError when MuJoCo refuses it.
+    """
     try:
         mj = mujoco.MjModel.from_xml_string(mjcf(timestep_s, width, height))
     except ValueError as error:

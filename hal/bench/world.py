@@ -82,7 +82,7 @@ class TaskState:
     in_gap: bool
 
 
-@functools.lru_cache(maxsize=4)
+@functools.cache  # never evicted: freeing one OpenGL context while another is current damages the other
 def shared_renderer(model: WorldModel, width: int, height: int) -> Renderer:
     """The process's renderer for one scene and image size."""
     return Renderer(model.mj, width, height)
