@@ -133,7 +133,7 @@ class ACT(nn.Module):
         if isinstance(self.backbone, nn.ModuleList):
             pairs = zip(self.backbone, images, strict=True)
             return torch.cat([self._project(net(image)) for net, image in pairs], dim=1)
-        if len({tuple(image.shape) for image in images}) > 1:
+        if len({self.config.image_size(camera) for camera in self.config.cameras}) > 1:
             return torch.cat([self._project(self.backbone(image)) for image in images], dim=1)
         # One pass for cameras of one size: fewer, larger convolutions.
         together = self._project(self.backbone(torch.cat(images)))

@@ -51,8 +51,8 @@ def check_golden(session: PolicySession, bundle: Bundle) -> float:
     )
     if not distance <= HEADROOM * tolerance:
         raise GoldenMismatchError(
-            f"bundle {bundle.version} ({session.precision}) is off its golden vectors by {distance:.2g} action "
-            f"standard deviations, {HEADROOM * tolerance:.2g} allowed; do not run it on this machine"
+            f"bundle {bundle.version} ({session.precision}) is off its golden vectors by {distance:.2g} "
+            f"action standard deviations, {HEADROOM * tolerance:.2g} allowed; do not run it on this machine"
         )
     return distance
 
