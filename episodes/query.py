@@ -1,0 +1,54 @@
+"""SQL over the catalogue, by DuckDB.
+
+The statement runs on a copy of the catalogue's tables in memory, in a database that may open no
+file and change no setting: whatever it says, the store stays as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import duckdb
+
+from episodes.catalogue import TABLES, Catalogue
+from episodes.errors import QueryError
+
+_TYPES = {"TEXT": "VARCHAR", "TEXT PRIMARY KEY": "VARCHAR", "INTEGER": "BIGINT", "REAL": "DOUBLE"}
+_FLAGS = {"recovered", "flagged", "durable"}
+
+
+def query(catalogue: Catalogue, sql: str) -> list[dict[str, Any]]:
+    """Rows of ``sql`` as dicts. Tables: episodes, flags, interventions (columns: episodes/catalogue.py).
+
+    Raises QueryError with DuckDB's message on one line.
+    """
+    import pyarrow as pa
+
+    with duckdb.connect(":memory:", config={"threads": 1}) as db:
+        for table, columns in TABLES.items():
+            rows = catalogue.rows(table)
+            held = zip(*rows, strict=True) if rows else ([] for _ in columns)
+            arrays = {
+                c: pa.array(list(v), _arrow(t)) for (c, t), v in zip(columns.items(), held, strict=True)
+            }
+            db.register(f"_{table}", pa.table(arrays))
+            fields = ", ".join(
+                f'CAST("{c}" AS BOOLEAN) AS "{c}"' if c in _FLAGS else f'"{c}"' for c in columns
+            )
+            db.execute(f"CREATE TABLE {table} AS SELECT {fields} FROM _{table}")
+            db.unregister(f"_{table}")
+        db.execute("SET enable_external_access = false")
+        db.execute("SET lock_configuration = true")
+        try:
+            cursor = db.execute(sql)
+            names = [d[0] for d in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        except duckdb.Error as error:
+            first = str(error).split("\n\n")[0]
+            raise QueryError(first, "tables: episodes, flags, interventions") from error
+
+
+def _arrow(kind: str) -> Any:
+    import pyarrow as pa
+
+    return {"VARCHAR": pa.string(), "BIGINT": pa.int64(), "DOUBLE": pa.float64()}[_TYPES[kind]]

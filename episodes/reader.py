@@ -1,0 +1,163 @@
+"""Reading a published episode. Everything is loaded when asked for, and checked when loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from episodes.errors import DamagedError, UnknownEpisodeError
+from episodes.marker import Marker, read_marker
+from episodes.spec import EpisodeMeta, FlagRow, InterventionRow
+from episodes.zarrfile import ArrayFile
+
+
+@dataclass(frozen=True, slots=True)
+class StreamData:
+    """A whole stream: ``t_ns`` and ``seq`` int64 (n,), ``values`` (n, …) in the stream's unit."""
+
+    t_ns: npt.NDArray[np.int64]
+    seq: npt.NDArray[np.int64]
+    values: npt.NDArray[Any]
+    unit: str
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.t_ns)
+
+
+class Streams(Mapping[str, StreamData]):
+    """The streams of an episode by name, read on first use."""
+
+    def __init__(self, folder: Path, meta: EpisodeMeta) -> None:
+        self._folder = folder
+        self._meta = meta
+        self._times: dict[str, npt.NDArray[np.int64]] = {}
+        self._loaded: dict[str, StreamData] = {}
+
+    def __getitem__(self, name: str) -> StreamData:
+        """Raises KeyError for an unknown stream, DamagedError when its bytes are not what was written."""
+        if name not in self._loaded:
+            described = self._meta.streams[name]
+            if described.time not in self._times:
+                self._times[described.time] = ArrayFile(self._folder / described.time).read()
+            clock = self._times[described.time]
+            values = ArrayFile(self._folder / name).read()
+            if len(values) != described.rows or len(clock) != described.rows:
+                raise DamagedError(f"{self._folder / name} does not have the rows its marker says")
+            self._loaded[name] = StreamData(clock[:, 0], clock[:, 1], values, described.unit, described.names)
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._meta.streams)
+
+    def __len__(self) -> int:
+        return len(self._meta.streams)
+
+
+class FrameSeq:
+    """The frames of one camera, each read and decoded on its own.
+
+    ``t_ns``, ``seq`` int64 (n,), ``repeated`` bool (n,); ``lengths`` int64 (n,) are JPEG sizes in bytes.
+    """
+
+    def __init__(self, folder: Path, camera: str) -> None:
+        index = ArrayFile(folder / f"frames.{camera}.index").read()
+        self.camera = camera
+        self.t_ns: npt.NDArray[np.int64] = index[:, 0]
+        self.seq: npt.NDArray[np.int64] = index[:, 1]
+        self.repeated: npt.NDArray[np.bool_] = index[:, 2].astype(bool)
+        self._offsets = index[:, 3]
+        self.lengths: npt.NDArray[np.int64] = index[:, 4]
+        self._crcs = index[:, 5]
+        self._blob = ArrayFile(folder / f"frames.{camera}")
+
+    def __len__(self) -> int:
+        return len(self.t_ns)
+
+    def jpeg(self, index: int) -> bytes:
+        """The JPEG bytes of frame ``index``, checked. Raises IndexError, DamagedError."""
+        data = self._blob.read_bytes(int(self._offsets[index]), int(self.lengths[index]))
+        return self._checked(index, data)
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
+        """Frame ``index`` as uint8 RGB (H, W, 3). Raises IndexError, DamagedError."""
+        return decode_jpeg(self.jpeg(index))
+
+    def jpegs(self) -> list[bytes]:
+        """All JPEGs in one pass over the file, checked."""
+        total = int(self.lengths.sum())
+        blob = self._blob.read_bytes(0, total) if total else b""
+        return [
+            self._checked(i, blob[o : o + n])
+            for i, (o, n) in enumerate(zip(self._offsets.tolist(), self.lengths.tolist(), strict=True))
+        ]
+
+    def _checked(self, index: int, data: bytes) -> bytes:
+        if google_crc32c.value(data) != int(self._crcs[index]):
+            raise DamagedError(
+                f"frame {index} of {self._blob.folder} is damaged (fails its checksum)",
+                "run verify on the store and restore the episode from a copy",
+            )
+        return data
+
+
+def decode_jpeg(data: bytes) -> npt.NDArray[np.uint8]:
+    """JPEG bytes → uint8 RGB (H, W, 3). Raises DamagedError when they are no JPEG."""
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise DamagedError(f"{len(data)} bytes stored as a frame are not a JPEG")
+    cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)
+    return bgr
+
+
+class Episode:
+    """One published episode: ``meta``, ``streams``, ``frames``, ``flags``, ``interventions``."""
+
+    def __init__(self, folder: Path) -> None:
+        """Reads and checks the commit marker. Raises UnknownEpisodeError, DamagedError."""
+        if not folder.is_dir():
+            raise UnknownEpisodeError(f"no episode {folder.name} in {folder.parent}", "list what there is")
+        self.folder = folder
+        self.marker: Marker = read_marker(folder)
+        self.meta: EpisodeMeta = self.marker.meta
+        self.streams = Streams(folder, self.meta)
+
+    @property
+    def id(self) -> str:
+        """The episode's id."""
+        return self.meta.id
+
+    @property
+    def digest(self) -> str:
+        """Content digest: equal for equal data."""
+        return self.marker.content_digest()
+
+    @property
+    def flags(self) -> tuple[FlagRow, ...]:
+        """What was noticed while it was recorded."""
+        return self.meta.flags
+
+    @property
+    def interventions(self) -> tuple[InterventionRow, ...]:
+        """Spans in which somebody took over."""
+        return self.meta.interventions
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the cameras."""
+        return tuple(self.meta.cameras)
+
+    def frames(self, camera: str) -> FrameSeq:
+        """The frames of ``camera``. Raises KeyError, DamagedError."""
+        if camera not in self.meta.cameras:
+            raise KeyError(
+                f"episode {self.id} has no camera {camera!r}; it has {', '.join(self.cameras) or 'none'}"
+            )
+        return FrameSeq(self.folder, camera)

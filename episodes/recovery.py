@@ -1,0 +1,164 @@
+"""Putting a store in order after a crash, at every open for writing.
+
+In this order: half-written groups go; episodes without a trustworthy catalogue row are checked
+by checksum and catalogued again; journals of episodes that were running are published with what
+had been committed. Nothing that cannot be used is deleted: it moves to ``damaged/``.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from episodes.catalogue import Catalogue
+from episodes.draft import Draft, Scanned, read_journal
+from episodes.errors import DamagedError, StoreError
+from episodes.marker import Marker, read_marker
+from episodes.publish import PARTIAL
+from episodes.verify import verify_episode
+
+log = logging.getLogger(__name__)
+
+RECOVERED_REASON = "recovered after a crash"
+JOURNAL_SUFFIX = ".journal"
+
+
+@dataclass(slots=True)
+class RecoveryReport:
+    """What was done. ``recovered`` were interrupted, ``completed`` had ended but were not published,
+    ``recatalogued`` had no catalogue row, ``damaged`` were set aside, ``missing`` have a row but no
+    folder, ``failed`` could not be published now (journal kept; id → error)."""
+
+    recovered: list[str] = field(default_factory=list)
+    completed: list[str] = field(default_factory=list)
+    recatalogued: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    failed: dict[str, StoreError] = field(default_factory=dict)
+    partial_removed: int = 0
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, name) for name in self.__slots__)
+
+
+class Host(Protocol):
+    """What recovery needs of the store."""
+
+    root: Path
+
+    @property
+    def catalogue(self) -> Catalogue: ...
+
+    def active(self) -> set[str]:
+        """Episodes being written by this process: hands off."""
+
+    def publish_draft(self, draft: Draft, journal: Path) -> Marker:
+        """Publish and add the catalogue row; the journal stays."""
+
+
+def recover(host: Host) -> RecoveryReport:
+    """Bring the store in order. Raises StoreError only when the catalogue itself fails."""
+    report = RecoveryReport()
+    active = host.active()
+    _remove_partial(host.root, active, report)
+    _recatalogue(host, active, report)
+    for path in sorted((host.root / "journals").glob(f"*{JOURNAL_SUFFIX}")):
+        if path.stem not in active:
+            _recover_journal(host, path, report)
+    if report:
+        log.warning("store.recovered path=%s report=%s", host.root, report)
+    return report
+
+
+def _remove_partial(root: Path, active: set[str], report: RecoveryReport) -> None:
+    for path in (root / "episodes").glob(f"*{PARTIAL}"):
+        if path.name.removesuffix(PARTIAL) not in active:
+            shutil.rmtree(path)
+            report.partial_removed += 1
+
+
+def _recatalogue(host: Host, active: set[str], report: RecoveryReport) -> None:
+    """Rows that are missing, or written before their files were known to be on the disk."""
+    rows = host.catalogue.ids()
+    found = {p.name for p in (host.root / "episodes").iterdir() if p.is_dir()}
+    for episode_id in sorted(found - active):
+        _, durable = rows.get(episode_id, ("", False))
+        if durable or episode_id.endswith(PARTIAL):
+            continue
+        folder = host.root / "episodes" / episode_id
+        problems, _, _ = verify_episode(folder, deep=True)
+        if not problems:
+            host.catalogue.put(read_marker(folder), durable=True)
+            if episode_id not in rows:
+                report.recatalogued.append(episode_id)
+            continue
+        host.catalogue.remove(episode_id)
+        if (host.root / "journals" / (episode_id + JOURNAL_SUFFIX)).exists():
+            shutil.rmtree(folder)  # the journal still has it
+        else:
+            set_aside(host.root, folder)
+            report.damaged.append(episode_id)
+    report.missing += sorted(rows.keys() - found)
+
+
+def _recover_journal(host: Host, path: Path, report: RecoveryReport) -> None:
+    episode_id = path.stem
+    if (host.root / "episodes" / episode_id).is_dir():
+        path.unlink()  # published, and checked above
+        return
+    try:
+        scanned = read_journal(path)
+        draft = _usable(scanned, path, episode_id)
+        if draft is None:
+            path.unlink()
+            return
+        host.publish_draft(draft, path)
+    except DamagedError as error:
+        log.error("journal.damaged path=%s error=%s", path, error)
+        set_aside(host.root, path)
+        report.damaged.append(episode_id)
+    except StoreError as error:
+        log.error("journal.not_published path=%s error=%s", path, error)
+        report.failed[episode_id] = error
+    else:
+        (report.recovered if draft.recovered else report.completed).append(episode_id)
+        if scanned.end.damaged:
+            set_aside(host.root, path)
+        else:
+            path.unlink()
+
+
+def _usable(scanned: Scanned, path: Path, episode_id: str) -> Draft | None:
+    """The draft to publish; None when nothing had been committed. Raises DamagedError."""
+    draft, end = scanned.draft, scanned.end
+    if draft is None:
+        if end.damaged:
+            raise DamagedError(f"journal {path} has no readable header")
+        return None
+    if draft.episode_id != episode_id:
+        raise DamagedError(f"journal {path} belongs to episode {draft.episode_id}")
+    if draft.ended:
+        return draft
+    if draft.is_empty() and not end.damaged:
+        return None
+    draft.recovered = True
+    draft.outcome = "unknown"
+    draft.reason = RECOVERED_REASON
+    if end.damaged:
+        draft.reason += f"; its journal was damaged, {end.torn_bytes} bytes could not be read"
+    return draft
+
+
+def set_aside(root: Path, path: Path) -> None:
+    """Move a file or folder into ``damaged/`` under a name that is free there."""
+    folder = root / "damaged"
+    folder.mkdir(exist_ok=True)
+    target = folder / path.name
+    number = 1
+    while target.exists():
+        target = folder / f"{path.name}.{number}"
+        number += 1
+    path.rename(target)

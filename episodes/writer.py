@@ -1,0 +1,373 @@
+"""Recording one episode: a bounded queue in front, a thread with the disk behind.
+
+``append`` costs a copy and a queue put. The thread encodes pictures, commits a group to the
+journal every ``group_ms`` or ``group_bytes``, and at the end publishes. What finds the queue full is
+counted per stream and recorded as a drop. A disk error ends the recording: the next call raises it,
+and what was committed stays in the journal for recovery.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from episodes.draft import Draft
+from episodes.errors import RecordingError, StoreError
+from episodes.files import FileLayer, io_error
+from episodes.journal import FrameRow, GroupBuilder, JournalWriter, RecordKind
+from episodes.spec import DropCount, EpisodeMeta, FlagRow, Frozen, InterventionRow, Outcome
+
+log = logging.getLogger(__name__)
+
+_TIMES = struct.Struct("<qq")
+
+
+class WriterConfig(Frozen):
+    """How often groups are committed and how much may wait.
+
+    A crash loses at most ``group_ms`` of data. The queue holds ``queue_items`` samples or
+    ``queue_bytes`` of raw pictures, about 2 s of three 640×480 cameras. ``wait_when_full`` makes
+    ``append`` wait instead of dropping: for lockstep recording, where nothing is in a hurry and
+    every sample counts; never for real time.
+    """
+
+    group_ms: int = Field(default=200, ge=10, le=5000)
+    group_bytes: int = Field(default=4 << 20, ge=4096, le=256 << 20)
+    queue_items: int = Field(default=16384, ge=16, le=1_000_000)
+    queue_bytes: int = Field(default=192 << 20, ge=1 << 16, le=4 << 30)
+    wait_when_full: bool = False
+
+
+class Publisher(Protocol):
+    """What the writer hands its finished episode to."""
+
+    def publish(self, draft: Draft, journal: JournalWriter) -> EpisodeMeta:
+        """Publish the episode and delete its journal. Raises StoreError, the journal kept."""
+
+    def forget(self, episode_id: str) -> None:
+        """The episode is no longer being written by this process."""
+
+
+class EpisodeRef:
+    """A finished episode on its way to the disk."""
+
+    def __init__(self, episode_id: str) -> None:
+        self.id = episode_id
+        self._done = threading.Event()
+        self._meta: EpisodeMeta | None = None
+        self._error: StoreError | None = None
+
+    def wait(self, timeout_s: float | None = None) -> EpisodeMeta:
+        """Wait until the episode is published; its metadata.
+
+        Raises the StoreError that kept it from being published (its journal is kept), or
+        RecordingError after ``timeout_s``.
+        """
+        if not self._done.wait(timeout_s):
+            raise RecordingError(f"episode {self.id} is not published after {timeout_s} s", "wait longer")
+        if self._error is not None:
+            raise self._error
+        assert self._meta is not None
+        return self._meta
+
+    @property
+    def done(self) -> bool:
+        """True when published or failed."""
+        return self._done.is_set()
+
+    def resolve(self, meta: EpisodeMeta | None, error: StoreError | None) -> None:
+        """Called once, by the writer's thread."""
+        self._meta, self._error = meta, error
+        self._done.set()
+
+
+class EpisodeWriter:
+    """Records one episode. Thread-safe; made by ``EpisodeStore.begin``."""
+
+    def __init__(
+        self,
+        draft: Draft,
+        journal: JournalWriter,
+        publisher: Publisher,
+        files: FileLayer,
+        config: WriterConfig,
+    ) -> None:
+        self.id = draft.episode_id
+        self.spec = draft.spec
+        self._draft = draft
+        self._journal = journal
+        self._publisher = publisher
+        self._files = files
+        self._config = config
+        self._streams = {s.name: (i, np.dtype(s.dtype), s.shape) for i, s in enumerate(draft.spec.streams)}
+        self._cameras = {c.name: (i, (c.height, c.width, 3)) for i, c in enumerate(draft.spec.cameras)}
+        self._lock = threading.Lock()  # guards the counters of what is queued, and the drops
+        self._queue: deque[Callable[[], None]] = deque()
+        self._queued_bytes = 0
+        self._drops: dict[str, DropCount] = {}
+        self._drops_journaled: dict[str, DropCount] = {}
+        self._wake = threading.Event()
+        self._error: StoreError | None = None
+        self._closing: str | None = None  # "end" or "discard"
+        self._ref = EpisodeRef(self.id)
+        # Filled by the thread only: rows and frames of the group being built.
+        self._group = GroupBuilder()
+        self._rows: list[list[bytes]] = [[] for _ in draft.spec.streams]
+        self._frames: list[tuple[int, FrameRow]] = []
+        self._events: list[dict[str, Any]] = []
+        self._group_bytes = 0
+        self._thread = threading.Thread(target=self._run, name=f"episode-{self.id}", daemon=True)
+
+    def start(self) -> None:
+        """Called once by the store, when it knows the writer."""
+        self._thread.start()
+
+    # ---- the caller's side ------------------------------------------------------------------
+
+    def append(self, stream: str, t_ns: int, seq: int, value: npt.ArrayLike) -> bool:
+        """Queue one row; False when the queue was full and the row was dropped (and counted).
+
+        Raises RecordingError for an unknown stream, a wrong shape, a finished episode, or the disk
+        error met since the last call.
+        """
+        try:
+            index, dtype, shape = self._streams[stream]
+        except KeyError:
+            raise self._unknown("stream", stream, self._streams) from None
+        array = np.asarray(value, dtype)
+        if array.shape != shape:
+            raise RecordingError(
+                f"stream {stream} of episode {self.id} takes shape {shape}, not {array.shape}",
+                "check the spec",
+            )
+        data = _TIMES.pack(t_ns, seq) + array.tobytes()
+        return self._put(stream, t_ns, len(data), lambda: self._take_row(index, data))
+
+    def append_frame(
+        self, camera: str, t_ns: int, seq: int, rgb: npt.NDArray[np.uint8], repeated: bool = False
+    ) -> bool:
+        """Queue one uint8 RGB (H, W, 3) picture (copied); False when it was dropped (and counted).
+
+        ``repeated`` says that the device handed out the same picture again. Raises as ``append``.
+        """
+        try:
+            index, shape = self._cameras[camera]
+        except KeyError:
+            raise self._unknown("camera", camera, self._cameras) from None
+        if rgb.shape != shape or rgb.dtype != np.uint8:
+            raise RecordingError(
+                f"camera {camera} of episode {self.id} takes uint8 {shape}, not {rgb.dtype} {rgb.shape}",
+                "check the spec",
+            )
+        image = rgb.copy()
+        queued = self._put(
+            camera, t_ns, image.nbytes, lambda: self._take_frame(index, t_ns, seq, repeated, image)
+        )
+        self._wake.set()  # encode at once: a burst of pictures at the deadline would be late
+        return queued
+
+    def flag(
+        self, kind: str, start_ns: int, end_ns: int, score: float, evidence: dict[str, Any] | None = None
+    ) -> None:
+        """Note something about a span of the episode."""
+        row = FlagRow(kind=kind, start_ns=start_ns, end_ns=end_ns, score=score, evidence=evidence or {})
+        self._put_event({"flag": row.model_dump()})
+
+    def intervention(self, start_ns: int, end_ns: int, by: str) -> None:
+        """Note that ``by`` took over for a span of the episode."""
+        self._put_event(
+            {"intervention": InterventionRow(start_ns=start_ns, end_ns=end_ns, by=by).model_dump()}
+        )
+
+    def end(self, outcome: Outcome, reason: str = "") -> EpisodeRef:
+        """Finish the episode; returns at once, publishing goes on in the background.
+
+        Raises the disk error met since the last call; what was committed is kept and recovered.
+        """
+        self._check()
+        self._draft.outcome, self._draft.reason, self._draft.ended = outcome, reason, True
+        self._close("end")
+        return self._ref
+
+    def discard(self) -> None:
+        """Throw the episode away: nothing of it is kept. Safe after an error, and twice."""
+        if self._closing == "end":
+            raise RecordingError(f"episode {self.id} is finished", "it cannot be discarded any more")
+        self._close("discard")
+        self._thread.join()
+        self._journal.path.unlink(missing_ok=True)
+
+    def stop(self, reason: str) -> None:
+        """End the episode with an unknown outcome if it still runs, and wait until it is published.
+
+        Never raises: what cannot be published stays in the journal for recovery.
+        """
+        if self._error is None and self._closing is None:
+            self.end("unknown", reason)
+        self._thread.join()
+
+    @property
+    def drops(self) -> dict[str, DropCount]:
+        """Samples dropped so far, per stream or camera."""
+        with self._lock:
+            return dict(self._drops)
+
+    def _unknown(self, what: str, name: str, known: dict[str, Any]) -> RecordingError:
+        return RecordingError(
+            f"episode {self.id} has no {what} {name!r}", f"it has: {', '.join(sorted(known))}"
+        )
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._closing is not None:
+            raise RecordingError(f"episode {self.id} is finished", "begin a new one")
+
+    def _close(self, how: str) -> None:
+        self._closing = how
+        self._wake.set()
+
+    def _put(self, name: str, t_ns: int, size: int, take: Callable[[], None]) -> bool:
+        self._check()
+        while not self._reserve(size):
+            if not self._config.wait_when_full:
+                self._count_drop(name, t_ns)
+                return False
+            self._wake.set()
+            time.sleep(0.0005)
+            self._check()
+        self._queue.append(take)
+        return True
+
+    def _reserve(self, size: int) -> bool:
+        with self._lock:
+            waiting = len(self._queue)
+            full = waiting >= self._config.queue_items
+            if full or (waiting and self._queued_bytes + size > self._config.queue_bytes):
+                return False
+            self._queued_bytes += size
+        if waiting * 2 > self._config.queue_items:
+            self._wake.set()
+        return True
+
+    def _count_drop(self, name: str, t_ns: int) -> None:
+        with self._lock:
+            old = self._drops.get(name)
+            first = old.first_ns if old else t_ns
+            count = old.count + 1 if old else 1
+            self._drops[name] = DropCount(count=count, first_ns=first, last_ns=t_ns)
+
+    def _put_event(self, event: dict[str, Any]) -> None:
+        self._check()
+        self._queue.append(lambda: self._events.append(event))
+
+    # ---- the thread's side ------------------------------------------------------------------
+
+    def _take_row(self, index: int, data: bytes) -> None:
+        self._rows[index].append(data)
+        self._group_bytes += len(data)
+        self._release(len(data))
+
+    def _take_frame(
+        self, index: int, t_ns: int, seq: int, repeated: bool, image: npt.NDArray[np.uint8]
+    ) -> None:
+        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        encoded, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, self.spec.jpeg_quality])
+        if not encoded:
+            raise RecordingError(f"a picture of {self.spec.cameras[index].name} cannot be encoded as JPEG")
+        data = jpeg.tobytes()
+        offset, crc = self._group.frame(index, t_ns, seq, repeated, data)
+        self._frames.append((index, FrameRow(t_ns, seq, repeated, offset, len(data), crc)))
+        self._group_bytes += len(data)
+        self._release(image.nbytes)
+
+    def _release(self, size: int) -> None:
+        with self._lock:
+            self._queued_bytes -= size
+
+    def _run(self) -> None:
+        meta: EpisodeMeta | None = None
+        try:
+            self._journal.append(RecordKind.HEADER, self._draft.header())
+            self._record()
+            if self._closing == "end":
+                meta = self._publisher.publish(self._draft, self._journal)
+            else:
+                self._journal.close()  # discard() deletes the file
+        except OSError as error:
+            self._fail(io_error(error, self._journal.path, self._kept()))
+        except (StoreError, cv2.error) as error:
+            self._fail(error if isinstance(error, StoreError) else RecordingError(f"JPEG encoder: {error}"))
+        finally:
+            self._journal.close()
+            self._publisher.forget(self.id)
+            self._ref.resolve(meta, self._error)
+
+    def _record(self) -> None:
+        period = self._config.group_ms / 1000
+        deadline = time.monotonic() + period
+        while True:
+            self._wake.wait(max(0.0, deadline - time.monotonic()))
+            self._wake.clear()
+            closing = self._closing
+            if closing == "discard":
+                return
+            while self._queue and self._group_bytes < self._config.group_bytes:
+                self._queue.popleft()()
+            full = self._group_bytes >= self._config.group_bytes
+            if full or closing or time.monotonic() >= deadline:
+                self._commit()
+                deadline = time.monotonic() + period
+            if self._queue:
+                self._wake.set()
+            elif closing == "end":
+                self._journal.append(RecordKind.END, self._draft.end_record())
+                return
+
+    def _commit(self) -> None:
+        """Write the group, and only then count it as part of the draft."""
+        rows = [(i, b"".join(parts)) for i, parts in enumerate(self._rows) if parts]
+        for index, data in rows:
+            self._group.rows(index, data)
+        drops = self.drops
+        if drops != self._drops_journaled:
+            self._events.append({"drops": {name: drop.model_dump() for name, drop in drops.items()}})
+        for event in self._events:
+            self._group.event(event)
+        if self._group.size == 0:
+            return
+        start = self._journal.append(RecordKind.GROUP, self._group.take())
+        for index, data in rows:
+            self._draft.rows[index].append(data)
+            self._rows[index].clear()
+        for index, row in self._frames:
+            moved = FrameRow(row.t_ns, row.seq, row.repeated, start + row.offset, row.length, row.crc)
+            self._draft.frames[index].append(moved)
+        for event in self._events:
+            self._draft.add_event(event)
+        self._drops_journaled = drops
+        self._frames.clear()
+        self._events.clear()
+        self._group_bytes = 0
+
+    def _kept(self) -> str:
+        kept = self._journal.committed_bytes
+        return f"; the {kept} bytes of episode {self.id} committed so far are kept" if kept else ""
+
+    def _fail(self, error: StoreError) -> None:
+        self._error = error
+        log.error("episode.failed id=%s error=%s", self.id, error)
+        try:
+            self._journal.cut_torn_tail()
+        except OSError as again:
+            log.warning("episode.tail_not_cut id=%s error=%s", self.id, again)
