@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +90,14 @@ class Batch:
     actions: torch.Tensor
     is_pad: torch.Tensor
     base: torch.Tensor
+
+
+class Samples(Protocol):
+    """What training draws from."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: torch.Tensor, chunk: int, base: torch.Tensor | None = None) -> Batch: ...
 
 
 class Dataset:

@@ -20,7 +20,7 @@ import torch
 from learner.average import WeightAverage, batchnorms
 from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.config import TrainConfig
-from learner.data import Batch, Dataset, Part, Sampler
+from learner.data import Batch, Dataset, Part, Sampler, Samples
 from learner.device import pick_device, use_bf16
 from learner.errors import CheckpointError, DivergedError
 from learner.images import jitter
@@ -86,7 +86,7 @@ class Trainer:
         self,
         model: ACT,
         stats: NormStats,
-        dataset: Dataset,
+        dataset: Samples,
         parts: Sequence[Part],
         config: TrainConfig,
         teacher: Teacher | None = None,

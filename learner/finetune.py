@@ -1,0 +1,134 @@
+"""Incremental fine-tuning: corrections mixed with replay, held close to the champion elsewhere.
+
+The control arm is the same run on base steps only, so that what the corrections did can be told
+from what more training did.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from learner.config import FinetuneConfig
+from learner.data import Batch, Dataset, Part, Samples
+from learner.device import pick_device, use_bf16
+from learner.errors import DataError
+from learner.train import Progress, Teacher, Trainer, TrainResult
+from policies.act import ACT
+from policies.config import NormStats
+from policies.normalise import Normaliser
+
+log = logging.getLogger(__name__)
+
+_TEACHER_BATCH = 64
+
+
+def finetune(
+    champion: ACT,
+    stats: NormStats,
+    base: Dataset,
+    corrections: Dataset | None,
+    config: FinetuneConfig,
+    *,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train a copy of ``champion`` on ``base`` and ``corrections``; ``stats`` is its normalisation, kept.
+
+    Raises DataError for too few corrections or arrays that do not fit the champion; else as
+    `learner.train.train`.
+    """
+    model = ACT(champion.config)
+    model.load_state_dict(champion.state_dict())
+    _check_fits(model, base, "the base episodes")
+    parts = [Part(0, len(base), min(config.train.batch, len(base)))]
+    data: Samples = base
+    if config.corrections:
+        if corrections is None or len(set(corrections.episodes)) < config.min_corrections:
+            count = 0 if corrections is None else len(set(corrections.episodes))
+            raise DataError(
+                f"{count} corrected episodes are too few to fine-tune on ({config.min_corrections} needed)",
+                "record more take-overs",
+            )
+        _check_fits(model, corrections, "the corrections")
+        data = Joined(base, corrections)
+        parts = mix(len(base), len(corrections), config)
+    teacher = None
+    if config.penalty > 0.0:
+        teacher = Teacher(champion_actions(champion, stats, base, config), config.penalty)
+    log.info("finetune.start base=%d corrections=%d", len(base), len(data) - len(base))
+    return Trainer(model, stats, data, parts, config.train, teacher).run(folder, progress)
+
+
+def mix(base: int, corrections: int, config: FinetuneConfig) -> list[Part]:
+    """How a batch is made up: ``base_share`` of it base steps, more where the cap on oversampling says so."""
+    batch = config.train.batch
+    natural = corrections / (base + corrections)
+    share = min(1.0 - config.base_share, natural * config.max_oversample)
+    count = min(max(1, round(batch * share)), batch - 1) if batch > 1 else 1
+    return [Part(0, base, max(1, batch - count)), Part(base, corrections, count)]
+
+
+class Joined:
+    """Two data sets end to end without copying them: the steps of ``first`` keep their indices."""
+
+    def __init__(self, first: Dataset, second: Dataset) -> None:
+        self._first = first
+        self._second = second
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._second)
+
+    def batch(self, indices: torch.Tensor, chunk: int, base: torch.Tensor | None = None) -> Batch:
+        """As `Dataset.batch`; the indices of the first data set must come first."""
+        split = int((indices < len(self._first)).sum())
+        a = self._first.batch(indices[:split], chunk)
+        b = self._second.batch(indices[split:] - len(self._first), chunk)
+        return Batch(
+            state=torch.cat([a.state, b.state]),
+            images={k: torch.cat([a.images[k], b.images[k]]) for k in a.images},
+            actions=torch.cat([a.actions, b.actions]),
+            is_pad=torch.cat([a.is_pad, b.is_pad]),
+            base=torch.arange(len(indices)) < split if base is None else base,
+        )
+
+
+@torch.no_grad()
+def champion_actions(champion: ACT, stats: NormStats, base: Dataset, config: FinetuneConfig) -> torch.Tensor:
+    """What the champion does on every base step: float32 (N, H, A), normalised, from unaugmented pictures.
+
+    Computed once: cheaper than running the champion beside every step, and a steadier target.
+    """
+    device = pick_device(config.train.device)
+    model = ACT(champion.config)
+    model.load_state_dict(champion.state_dict())
+    model.to(device).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    normaliser = Normaliser(stats, champion.config).to(device)
+    cast = torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(config.train.precision, device))
+    rows: list[torch.Tensor] = []
+    for start in range(0, len(base), _TEACHER_BATCH):
+        batch = base.batch(torch.arange(start, min(start + _TEACHER_BATCH, len(base))), champion.config.chunk)
+        pixels = {k: v.to(device) for k, v in batch.images.items()}
+        with cast:
+            out = model(normaliser.state(batch.state.to(device)), normaliser.images(pixels))
+        rows.append(out.actions.float().cpu())
+    return torch.cat(rows)
+
+
+def _check_fits(model: ACT, data: Dataset, what: str) -> None:
+    config = model.config
+    cameras = {c.name: (c.height, c.width) for c in config.cameras}
+    have = {k: tuple(v.shape[1:3]) for k, v in data.images.items()}
+    if data.state.shape[1] != config.state_dim or data.action.shape[1] != config.action_dim:
+        raise DataError(
+            f"{what} have {data.state.shape[1]} states and {data.action.shape[1]} actions, the champion "
+            f"takes {config.state_dim} and {config.action_dim}",
+            "select episodes of the champion's robot",
+        )
+    missing = {k: v for k, v in cameras.items() if have.get(k) != v}
+    if missing:
+        raise DataError(
+            f"{what} have cameras {have}, the champion takes {cameras}", "set image_size to the champion's"
+        )
