@@ -98,21 +98,23 @@ def build_status(motor_id: int, error: int, params: bytes = b"") -> bytes:
     return build(motor_id, _STATUS, bytes((error,)) + params)
 
 
-def build_fast_status(parts: list[tuple[int, int, bytes]], expected_bytes: int) -> bytes:
-    """The chained reply to a fast read from ``parts`` = (error, id, data) in the order asked.
+def build_fast_status(parts: list[tuple[int, int, bytes]], asked_bytes: int) -> list[bytes]:
+    """The chained reply to a fast read, one piece a motor, from ``parts`` = (error, id, data).
 
-    ``expected_bytes`` is the total data length of all motors asked, so that a chain that breaks
-    off (fewer parts) still announces the full length, as the first motor does on the wire.
+    ``asked_bytes`` is the data length of all motors asked plus FAST_OVERHEAD each: a chain that
+    breaks off (fewer parts) still announces the full length, as the first motor does on the wire.
     """
-    asked = expected_bytes + 1
-    out = bytearray(HEADER + bytes((BROADCAST_ID, asked & 0xFF, asked >> 8, _STATUS)))
-    crc, done = 0, 0
+    length = asked_bytes + 1
+    pieces: list[bytes] = []
+    head = HEADER + bytes((BROADCAST_ID, length & 0xFF, length >> 8, _STATUS))
+    crc = 0
     for error, motor_id, data in parts:
-        out += bytes((error, motor_id)) + data
-        crc = crc16_bytes(bytes(out[done:]), crc)
-        done = len(out)
-        out += crc.to_bytes(2, "little")
-    return bytes(out)
+        body = head + bytes((error, motor_id)) + data
+        crc = crc16_bytes(body, crc)
+        tail = crc.to_bytes(2, "little")
+        pieces.append(body + tail)
+        head, crc = b"", crc16_bytes(tail, crc)
+    return pieces
 
 
 @numba.njit(cache=True, nogil=True)

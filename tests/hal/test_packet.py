@@ -77,7 +77,7 @@ def test_we_build_and_read_the_published_status_packets() -> None:
 def test_fast_status_chain_matches_the_published_one() -> None:
     published = vectors()
     parts = [(0, 3, bytes.fromhex("a6000000")), (0, 7, bytes.fromhex("1f080000"))]
-    assert build_fast_status(parts, 24) == published[CHAIN[0]] + published[CHAIN[1]]
+    assert build_fast_status(parts, 24) == [published[CHAIN[0]], published[CHAIN[1]]]
 
 
 def test_crc_can_be_continued() -> None:
