@@ -1,0 +1,1 @@
+"""Serves action chunks over gRPC and swaps policies without stopping."""

@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from runtime.errors import RuntimeFault
+
 #: Ticks per bucket of a time-varying threshold.
 BUCKET_TICKS = 16
+_REMEDY = "calibrate the bundle again"
 
 
-class ThresholdError(ValueError):
+class ThresholdError(RuntimeFault):
     """A bundle's monitor thresholds cannot be used: one line, what is wrong."""
 
 
@@ -79,7 +82,7 @@ class Thresholds:
 def _section(raw: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     section = raw.get(name)
     if section is not None and not isinstance(section, Mapping):
-        raise ThresholdError(f"monitors.{name} is not a table; calibrate the bundle again")
+        raise ThresholdError(f"monitors.{name} is not a table", _REMEDY)
     return section
 
 
@@ -87,9 +90,9 @@ def _array(value: Any, where: str) -> npt.NDArray[np.float64]:
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ThresholdError(f"monitors.{where} is not numeric; calibrate the bundle again") from error
+        raise ThresholdError(f"monitors.{where} is not numeric", _REMEDY) from error
     if array.size == 0 or not np.isfinite(array).all():
-        raise ThresholdError(f"monitors.{where} is empty or not finite; calibrate the bundle again")
+        raise ThresholdError(f"monitors.{where} is empty or not finite", _REMEDY)
     return array
 
 
@@ -98,7 +101,9 @@ def _band(section: Mapping[str, Any] | None, name: str, key: str, optional: bool
         return None
     values = _array(section.get(key), f"{name}.{key}")
     if values.ndim > 1 or (values <= 0).any():
-        raise ThresholdError(f"monitors.{name}.{key} must be positive numbers, one per {BUCKET_TICKS} ticks")
+        raise ThresholdError(
+            f"monitors.{name}.{key} is not positive numbers, one per {BUCKET_TICKS} ticks", _REMEDY
+        )
     return Band(tuple(np.atleast_1d(values).tolist()))
 
 
@@ -107,7 +112,8 @@ def _familiarity(section: Mapping[str, Any]) -> Familiarity:
     factor = _array(section.get("precision_factor"), "unfamiliar.precision_factor")
     if mean.ndim != 1 or factor.ndim != 2 or len(factor) != len(mean):
         raise ThresholdError(
-            f"monitors.unfamiliar has mean {mean.shape} and precision_factor {factor.shape}; "
-            "(D,) and (D, k) are needed"
+            f"monitors.unfamiliar has mean {mean.shape} and precision_factor {factor.shape}, "
+            "not (D,) and (D, k)",
+            _REMEDY,
         )
     return Familiarity(mean, factor)

@@ -94,8 +94,10 @@ class SwapResponse(_message.Message):
     def __init__(self, version: _Optional[str] = ..., previous: _Optional[str] = ..., epoch: _Optional[int] = ..., swap_ms: _Optional[float] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("manifests",)
+    MANIFESTS_FIELD_NUMBER: _ClassVar[int]
+    manifests: bool
+    def __init__(self, manifests: _Optional[bool] = ...) -> None: ...
 
 class Slot(_message.Message):
     __slots__ = ("version", "backend", "active", "chunk", "cameras", "manifest_json")

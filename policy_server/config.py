@@ -1,0 +1,111 @@
+"""Configuration of the policy server: frozen, bounded, an unknown key is an error."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from policy_server.errors import ConfigError
+
+Backend = Literal["onnx", "onnx-int8", "torch", "compile"]
+BACKENDS: tuple[Backend, ...] = ("onnx", "onnx-int8", "torch", "compile")
+
+_LOOPBACK = re.compile(r"^(127\.0\.0\.1|localhost|\[::1\]):(\d{1,5})$")
+
+
+class ServerConfig(BaseModel):
+    """Where the server listens, what it may load, and what it bounds.
+
+    Only a unix socket or a loopback address is accepted: the connection is neither encrypted nor
+    authenticated, so it must not leave the machine.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    address: str = Field(description="unix:/path/to.sock, 127.0.0.1:PORT or [::1]:PORT")
+    trust: Path = Field(description="directory of the public keys whose bundles are accepted")
+    bundle: Path | None = Field(default=None, description="bundle directory to serve from the start")
+    backend: Backend = "onnx"
+    threads: int = Field(default=1, ge=1, le=64, description="threads of one inference")
+    allowed_roots: tuple[Path, ...] = Field(
+        default=(), description="directories bundles may be loaded from; empty: the one holding `bundle`"
+    )
+    allow_uncalibrated: bool = Field(
+        default=False,
+        description="let a bundle without monitor thresholds replace one that has them",
+    )
+    max_resident: int = Field(default=3, ge=2, le=16, description="bundles kept in memory")
+    max_waiting: int = Field(default=16, ge=1, le=1024, description="requests waiting for their turn")
+    max_message_mib: int = Field(default=16, ge=1, le=256)
+    default_deadline_s: float = Field(
+        default=2.0, gt=0.0, le=60.0, description="of a request that came with none, and within a stream"
+    )
+    warm_runs: int = Field(default=3, ge=1, le=100)
+    max_warm_ms: float | None = Field(
+        default=None, gt=0.0, description="refuse a bundle whose median warm run takes longer"
+    )
+    stop_grace_s: float = Field(default=2.0, ge=0.0, le=60.0)
+    reflection: bool = True
+
+    @field_validator("address")
+    @classmethod
+    def _local_only(cls, address: str) -> str:
+        if address.startswith("unix:") and len(address) > len("unix:"):
+            path = address.removeprefix("unix:").removeprefix("//")
+            if len(path.encode()) > 107:  # sun_path, unix(7)
+                raise ValueError(f"socket path {path} is longer than 107 bytes; use a shorter one")
+            return address
+        match = _LOOPBACK.match(address)
+        if match is None or int(match[2]) > 65535:
+            raise ValueError(
+                f"address {address!r} is neither unix:/path nor a loopback host:port; "
+                "the policy server is not protected and must stay on this machine"
+            )
+        return address
+
+    @model_validator(mode="after")
+    def _something_can_be_loaded(self) -> Self:
+        if self.bundle is None and not self.allowed_roots:
+            raise ValueError("neither bundle nor allowed_roots is given: nothing could ever be loaded")
+        return self
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The directories bundles may come from, links resolved."""
+        roots = self.allowed_roots
+        if not roots and self.bundle is not None:
+            roots = (self.bundle.resolve().parent,)
+        return tuple(root.resolve() for root in roots)
+
+    @property
+    def socket_path(self) -> Path | None:
+        """The unix socket's path, or None on TCP."""
+        if not self.address.startswith("unix:"):
+            return None
+        return Path(self.address.removeprefix("unix:").removeprefix("//"))
+
+
+def load_config(path: Path, **overrides: object) -> ServerConfig:
+    """Read a TOML file; ``overrides`` that are not None replace its keys. Raises ConfigError."""
+    try:
+        raw = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    return make_config({**raw, **{k: v for k, v in overrides.items() if v is not None}}, str(path))
+
+
+def make_config(raw: dict[str, object], where: str) -> ServerConfig:
+    """A checked configuration; raises ConfigError naming the first wrong key."""
+    try:
+        return ServerConfig.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "configuration"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{where}: {key}: {reason}") from error

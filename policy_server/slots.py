@@ -1,0 +1,142 @@
+"""The bundles in memory: which one serves, which one served before, which ones are ready.
+
+Owned by the event loop. The inference thread only ever reads `BundleSlots.serving`, one reference
+that is replaced as a whole: a request runs entirely on the bundle it started with, and the next
+one on whatever is serving then.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from policies.manifest import Manifest
+from policies.session import PolicySession
+from policy_server.errors import RefusedBundleError, RollbackError, UnknownVersionError
+from policy_server.spec import IOSpec
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A bundle that was verified, loaded, found true to its golden vectors, and warmed."""
+
+    version: str
+    backend: str
+    session: PolicySession
+    manifest: Manifest
+    spec: IOSpec
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the bundle carries its monitors' thresholds."""
+        return self.manifest.monitors is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The slot that answers, and the epoch it answers in."""
+
+    slot: Slot
+    epoch: int
+
+
+class BundleSlots:
+    """At most ``max_resident`` slots; the active one and its predecessor are never evicted."""
+
+    def __init__(self, max_resident: int, allow_uncalibrated: bool) -> None:
+        self._max_resident = max_resident
+        self._allow_uncalibrated = allow_uncalibrated
+        self._slots: list[Slot] = []  # oldest first
+        self._serving: Serving | None = None
+        self._previous: Slot | None = None
+
+    @property
+    def serving(self) -> Serving | None:
+        """What answers requests now; None before the first activation."""
+        return self._serving
+
+    @property
+    def previous(self) -> Slot | None:
+        """What `rollback` goes back to."""
+        return self._previous
+
+    @property
+    def epoch(self) -> int:
+        """How many activations there have been, rollbacks included."""
+        return self._serving.epoch if self._serving else 0
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Everything resident, oldest first."""
+        return tuple(self._slots)
+
+    def find(self, version: str, backend: str | None = None) -> Slot | None:
+        """The resident slot of that version (the newest, whatever its backend, when none is named)."""
+        for slot in reversed(self._slots):
+            if slot.version == version and backend in (None, slot.backend):
+                return slot
+        return None
+
+    def add(self, slot: Slot) -> None:
+        """Keep a slot, in place of the same version on the same backend; evict what is in excess."""
+        old = self.find(slot.version, slot.backend)
+        if old is not None and not self._is_kept(old):
+            self._slots.remove(old)
+        self._slots.append(slot)
+        idle = [s for s in self._slots[:-1] if not self._is_kept(s)]
+        for excess in idle[: max(len(self._slots) - self._max_resident, 0)]:
+            self._slots.remove(excess)
+            log.info("slots.evicted version=%s backend=%s", excess.version, excess.backend)
+
+    def check_replacement(self, manifest: Manifest, spec: IOSpec, version: str) -> None:
+        """Raise RefusedBundleError when a bundle must not take over from the serving one."""
+        if self._serving is None:
+            return
+        active = self._serving.slot
+        difference = active.spec.difference(spec)
+        if difference is not None:
+            raise RefusedBundleError(
+                f"bundle {version} cannot replace {active.version} while serving: {difference}; "
+                "restart the server with it"
+            )
+        if active.calibrated and manifest.monitors is None and not self._allow_uncalibrated:
+            raise RefusedBundleError(
+                f"bundle {version} has no monitor thresholds and {active.version} has; "
+                "calibrate it before swapping"
+            )
+
+    def activate(self, slot: Slot) -> Serving:
+        """Serve a resident slot from the next request on. Raises RefusedBundleError."""
+        if self._serving is not None and self._serving.slot is slot:
+            return self._serving
+        self.check_replacement(slot.manifest, slot.spec, slot.version)
+        self._previous = self._serving.slot if self._serving else None
+        return self._serve(slot)
+
+    def swap(self, version: str) -> Serving:
+        """`activate` by version. Raises UnknownVersionError or RefusedBundleError."""
+        slot = self.find(version)
+        if slot is None:
+            resident = ", ".join(s.version for s in self._slots) or "nothing"
+            raise UnknownVersionError(f"bundle {version[:64]} is not loaded ({resident} is); load it first")
+        return self.activate(slot)
+
+    def rollback(self) -> Serving:
+        """Serve the predecessor again. Raises RollbackError; a second rollback in a row does."""
+        if self._previous is None:
+            raise RollbackError("no bundle served before the present one; swap to a loaded version")
+        slot, self._previous = self._previous, None
+        return self._serve(slot)
+
+    def _serve(self, slot: Slot) -> Serving:
+        self._serving = Serving(slot, self.epoch + 1)
+        log.info(
+            "slots.serving version=%s backend=%s epoch=%d", slot.version, slot.backend, self._serving.epoch
+        )
+        return self._serving
+
+    def _is_kept(self, slot: Slot) -> bool:
+        active = self._serving.slot if self._serving else None
+        return slot is active or slot is self._previous
