@@ -120,21 +120,25 @@ class World:
 
         Motor faults and the obstacle stay as they are; temperatures return to ambient.
         """
-        rng = np.random.default_rng((seed, 0xB0))
-        u, v, w = rng.random(3)
-        split = CUBE_Y[0] + GAP_SHARE * (CUBE_Y[1] - CUBE_Y[0])
-        low, high = {"full": CUBE_Y, "gap": (CUBE_Y[0], split), "covered": (split, CUBE_Y[1])}[region]
-        x, y = CUBE_X[0] + u * (CUBE_X[1] - CUBE_X[0]), low + v * (high - low)
         obstacle = self._data.mocap_pos[0].copy()
         mujoco.mj_resetData(self.model.mj, self._data)
         self._data.mocap_pos[0] = obstacle
-        self._q[:] = self.home + rng.uniform(-_HOME_SPREAD, _HOME_SPREAD, NUM_JOINTS)
+        start = np.random.default_rng((seed, 0xA0)).uniform(-_HOME_SPREAD, _HOME_SPREAD, NUM_JOINTS)
+        self._q[:] = self.home + start
         self._goal[:] = self._q
         self._enabled[:] = 1
         self._motor[:] = 0.0
         self._motor[1] = AMBIENT_C
         self._errors[:] = 0
-        self.place_cube(x, y, (2 * w - 1) * CUBE_YAW)
+        self.reset_cube(seed, region)
+
+    def reset_cube(self, seed: int, region: Region = "full") -> None:
+        """The scene of ``reset`` without touching the arm: what a person can do while it is energised."""
+        u, v, w = np.random.default_rng((seed, 0xB0)).random(3)
+        split = CUBE_Y[0] + GAP_SHARE * (CUBE_Y[1] - CUBE_Y[0])
+        low, high = {"full": CUBE_Y, "gap": (CUBE_Y[0], split), "covered": (split, CUBE_Y[1])}[region]
+        y = low + v * (high - low)
+        self.place_cube(CUBE_X[0] + u * (CUBE_X[1] - CUBE_X[0]), y, (2 * w - 1) * CUBE_YAW)
         self._lifted = False
         self._in_gap = bool(y < split)
 
@@ -157,14 +161,18 @@ class World:
         self._goal[:] = q
 
     def set_torque(self, on: bool) -> None:
-        """Energise or release every motor. Energising holds the present position."""
-        for index in range(NUM_JOINTS):
-            self.set_motor_torque(index, on)
+        """Energise or release every motor. Energising makes the present position the goal."""
+        if on:
+            released = self._enabled == 0
+            self._goal[released] = self._q[released]
+        self._enabled[:] = on
+
+    def set_motor_goal(self, index: int, position: float) -> None:
+        """Goal of one motor, rad."""
+        self._goal[index] = position
 
     def set_motor_torque(self, index: int, on: bool) -> None:
-        """Energise or release one motor; on a change from off to on its goal becomes where it is."""
-        if on and not self._enabled[index]:
-            self._goal[index] = self._q[index]
+        """Energise or release one motor; its goal stays what it was."""
         self._enabled[index] = on
 
     def clear_errors(self, index: int | None = None) -> None:
@@ -204,6 +212,11 @@ class World:
     def goals(self) -> Vector:
         """The motors' present goals (6,), rad, a copy."""
         return self._goal.copy()
+
+    @property
+    def hardware_errors(self) -> tuple[int, ...]:
+        """The servos' hardware error bytes."""
+        return tuple(int(bits) for bits in self._errors)
 
     @property
     def torque_enabled(self) -> tuple[bool, ...]:
