@@ -1,0 +1,308 @@
+"""The bench in real time: ``python -m hal.bench.process --dir RUNDIR [--seed N]``.
+
+One loop steps the world at 240 Hz on absolute deadlines, moves the leader at 30 Hz while somebody
+demonstrates, and renders both cameras at 30 Hz. Around it, in threads of their own: the two
+emulated buses, the MJPEG server, the control socket. Nothing but the loop touches the world.
+
+When it is ready the bench writes ``bench.json`` (a ``BenchInfo``) into its run directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hal.bench.backends import FollowerBackend, LeaderBackend
+from hal.bench.control import Arguments, BenchInfo, BenchTask, ControlServer
+from hal.bench.demonstrator import Demonstrator
+from hal.bench.emulator import EmulatorConfig, ServoEmulator
+from hal.bench.launch import INFO_FILE
+from hal.bench.mjpeg import MODES, CameraMode, Feed, MjpegServer
+from hal.bench.model import CAMERAS
+from hal.bench.wire import EmulatorFaults
+from hal.bench.world import Region, World, WorldConfig
+from hal.dynamixel.arm import KOCH_FOLLOWER, KOCH_LEADER
+from hal.errors import BenchError
+from hal.types import JOINTS, NUM_JOINTS
+
+log = logging.getLogger(__name__)
+
+
+STEP_NS = 1_000_000_000 // 240
+STEPS_PER_TICK = 8
+_LATE_LIMIT_NS = 50_000_000  # beyond this the loop skips instead of catching up
+_PARENT_CHECK_STEPS = 60
+
+
+class BenchConfig(BaseModel):
+    """What to run: directory for sockets and ports, first scene, image size, bus speed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dir: Path
+    seed: int = Field(default=0, ge=0)
+    width: int = Field(default=96, ge=16, le=1280)
+    height: int = Field(default=96, ge=16, le=960)
+    baud: int = 1_000_000
+    parent_pid: int | None = Field(default=None, description="end when this is no longer the parent")
+
+
+class Bench:
+    """World, buses, cameras and control socket of one run directory, driven by ``run``."""
+
+    def __init__(self, config: BenchConfig) -> None:
+        self.config = config
+        config.dir.mkdir(parents=True, exist_ok=True)
+        (config.dir / INFO_FILE).unlink(missing_ok=True)
+        self._world = World(WorldConfig(width=config.width, height=config.height))
+        self._world.reset(config.seed)
+        self._follower = FollowerBackend(self._world)
+        self._leader = LeaderBackend(self._world.position)
+        self._buses = {
+            "follower": ServoEmulator(KOCH_FOLLOWER, self._follower, self._bus_config("follower")),
+            "leader": ServoEmulator(KOCH_LEADER, self._leader, self._bus_config("leader")),
+        }
+        self._faults = {arm: EmulatorFaults() for arm in self._buses}
+        self._reported_errors = [0] * NUM_JOINTS
+        self._feeds = {name: Feed(name, noise_seed=i) for i, name in enumerate(CAMERAS)}
+        self._mjpeg = MjpegServer(list(self._feeds.values()))
+        self._control = ControlServer(config.dir / "bench.sock")
+        self._demonstrator: Demonstrator | None = None
+        self._steps = self._skipped = 0
+        self._ending = False
+
+    def run(self) -> None:
+        """Serve until ``shutdown``, SIGTERM, or the parent's death."""
+        for bus in self._buses.values():
+            bus.start()
+        self._mjpeg.start()
+        try:
+            for name in CAMERAS:
+                self._world.render(name)  # the context and the first picture cost a second
+            self._announce()
+            log.info("bench_ready dir=%s pid=%d", self.config.dir, os.getpid())
+            self._loop()
+        finally:
+            self._close()
+
+    def end(self) -> None:
+        """Leave the loop after its present step."""
+        self._ending = True
+
+    def _loop(self) -> None:
+        deadline = time.monotonic_ns() + STEP_NS
+        while not self._ending:
+            wait_ns = deadline - time.monotonic_ns()
+            if wait_ns > 0:
+                time.sleep(wait_ns * 1e-9)
+            elif wait_ns < -_LATE_LIMIT_NS:
+                missed = -wait_ns // STEP_NS
+                self._skipped += missed
+                deadline += missed * STEP_NS
+            self._step()
+            deadline += STEP_NS
+
+    def _step(self) -> None:
+        self._control.serve_pending(self._handle)
+        if self._steps % STEPS_PER_TICK == 0:
+            self._guide_leader()
+        self._leader.step()
+        self._follower.apply()
+        self._world.step()
+        self._follower.publish()
+        # The cameras take turns, half a frame apart, so that no step renders both.
+        phase = self._steps % STEPS_PER_TICK
+        if phase in (0, STEPS_PER_TICK // 2):
+            name = CAMERAS[0 if phase == 0 else 1]
+            self._feeds[name].publish(self._world.render(name), time.monotonic_ns())
+        elif phase == 2:
+            self._report_errors()
+        self._steps += 1
+        parent = self.config.parent_pid
+        if parent is not None and self._steps % _PARENT_CHECK_STEPS == 0 and os.getppid() != parent:
+            log.info("bench_parent_gone pid=%d", parent)
+            self._ending = True
+
+    def _guide_leader(self) -> None:
+        if self._demonstrator is None:
+            return
+        self._leader.guide(self._demonstrator.step(), STEPS_PER_TICK)
+        if self._demonstrator.done:
+            self._demonstrator = None
+
+    def _report_errors(self) -> None:
+        """Errors that arose in the world appear in the servos' registers, where they stay until a reboot."""
+        errors = list(self._world.hardware_errors)
+        fresh = {
+            motor.id: errors[i]
+            for i, motor in enumerate(KOCH_FOLLOWER.motors)
+            if errors[i] & ~self._reported_errors[i]
+        }
+        self._reported_errors = errors
+        if fresh:
+            faults = self._faults["follower"]
+            self._buses["follower"].set_faults(faults.model_copy(update={"hardware_error": fresh}))
+            self._buses["follower"].set_faults(faults)
+            log.info("bench_hardware_error motors=%s", fresh)
+
+    # --- control socket -----------------------------------------------------------------------------
+
+    def _handle(self, request: Arguments) -> Arguments:
+        arguments = {key: value for key, value in request.items() if key != "op"}
+        operations: dict[str, Callable[..., Arguments | None]] = {
+            "reset": self._reset,
+            "demonstrate": self._demonstrate,
+            "stop_demonstration": self._stop_demonstration,
+            "task": self._task,
+            "motor_fault": self._motor_fault,
+            "bus_fault": self._bus_fault,
+            "camera_fault": self._camera_fault,
+            "obstacle": self._obstacle,
+            "info": self._info_reply,
+            "shutdown": self._shutdown,
+        }
+        operation = operations.get(request["op"])
+        if operation is None:
+            raise BenchError(f"unknown op {request['op']!r}", "see BenchClient for what there is")
+        return operation(**arguments) or {}
+
+    def _reset(self, seed: int, region: str = "full") -> None:
+        where = cast(Region, region)
+        if where not in get_args(Region):
+            raise BenchError(f"unknown region {region!r}", f"use one of {', '.join(get_args(Region))}")
+        self._demonstrator = None
+        if self._follower.energised:
+            self._world.reset_cube(seed, where)
+            return
+        self._world.reset(seed, where)
+        self._follower.hold()
+        self._leader.place(self._world.position)
+
+    def _demonstrate(self, seed: int) -> None:
+        self._demonstrator = Demonstrator(self._world, seed)
+        self._demonstrator.begin()
+
+    def _stop_demonstration(self) -> None:
+        self._demonstrator = None
+        self._leader.let_go()
+
+    def _task(self) -> Arguments:
+        state = dataclasses.asdict(self._world.task())
+        return BenchTask(**state, demonstrating=self._demonstrator is not None).model_dump()
+
+    def _motor_fault(self, joint: str, friction: float = 0.0, heat: float = 0.0) -> None:
+        if joint not in JOINTS:
+            raise BenchError(f"the arm has no joint {joint!r}", f"use one of {', '.join(JOINTS)}")
+        index = JOINTS.index(joint)
+        self._world.faults.friction_nm[index] = float(friction)
+        self._world.faults.heat_c_s[index] = float(heat)
+
+    def _bus_fault(
+        self,
+        arm: str,
+        drop: float = 0.0,
+        corrupt: float = 0.0,
+        delay_ms: float = 0.0,
+        silent_id: int | None = None,
+        disconnect: bool = False,
+    ) -> None:
+        bus = self._buses.get(arm)
+        if bus is None:
+            raise BenchError(f"the bench has no arm {arm!r}", "use follower or leader")
+        silent = frozenset[int]() if silent_id is None else frozenset({silent_id})
+        self._faults[arm] = EmulatorFaults(drop=drop, corrupt=corrupt, delay_ms=delay_ms, silent_ids=silent)
+        bus.set_faults(self._faults[arm])
+        if disconnect:
+            bus.disconnect()
+        else:
+            bus.connect()
+
+    def _camera_fault(self, camera: str, mode: str) -> None:
+        if camera not in self._feeds:
+            raise BenchError(f"the bench has no camera {camera!r}", f"use one of {', '.join(CAMERAS)}")
+        if mode not in MODES:
+            raise BenchError(f"a camera cannot fail by {mode!r}", f"use one of {', '.join(MODES)}")
+        self._feeds[camera].mode = cast(CameraMode, mode)
+
+    def _obstacle(self, xyz: list[float] | None = None) -> None:
+        if xyz is None:
+            self._world.obstruct(None)
+        else:
+            x, y, z = (float(v) for v in xyz)
+            self._world.obstruct((x, y, z))
+
+    def _shutdown(self) -> None:
+        self._ending = True
+
+    def _info_reply(self) -> Arguments:
+        return self._info().model_dump()
+
+    # --- life cycle ---------------------------------------------------------------------------------
+
+    def _bus_config(self, arm: str) -> EmulatorConfig:
+        return EmulatorConfig(
+            baud=self.config.baud, link=self.config.dir / f"tty-{arm}", seed=self.config.seed
+        )
+
+    def _info(self) -> BenchInfo:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return BenchInfo(
+            pid=os.getpid(),
+            follower_port=self._buses["follower"].port,
+            leader_port=self._buses["leader"].port,
+            baud=self.config.baud,
+            cameras=self._mjpeg.urls,
+            control=str(self._control.path),
+            width=self.config.width,
+            height=self.config.height,
+            steps=self._steps,
+            skipped=self._skipped,
+            cpu_s=usage.ru_utime + usage.ru_stime,
+        )
+
+    def _announce(self) -> None:
+        """Write bench.json in one piece."""
+        partial = self.config.dir / f".{INFO_FILE}.partial"
+        partial.write_text(self._info().model_dump_json(indent=1))
+        partial.replace(self.config.dir / INFO_FILE)
+
+    def _close(self) -> None:
+        self._control.close()
+        for feed in self._feeds.values():
+            feed.mode = "gone"
+        self._mjpeg.stop()
+        for bus in self._buses.values():
+            bus.stop()
+        (self.config.dir / INFO_FILE).unlink(missing_ok=True)
+        log.info("bench_ended steps=%d skipped=%d", self._steps, self._skipped)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line of the bench process."""
+    parser = argparse.ArgumentParser(description="the simulated bench in real time")
+    parser.add_argument("--dir", type=Path, required=True, help="run directory: ports, socket, bench.json")
+    parser.add_argument("--seed", type=int, default=0, help="first scene")
+    parser.add_argument("--width", type=int, default=96)
+    parser.add_argument("--height", type=int, default=96)
+    parser.add_argument("--baud", type=int, default=1_000_000)
+    parser.add_argument("--parent-pid", type=int, default=None, help="end when this process is gone")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    bench = Bench(BenchConfig(**vars(options)))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: bench.end())
+    bench.run()
+
+
+if __name__ == "__main__":
+    main()
