@@ -117,6 +117,8 @@ class JournalWriter:
         self._files.write(self._fd, b"".join((head, _CRC.pack(crc), payload)))
         if self._durable:
             self._files.datasync(self._fd)
+            if self._seq == 0:  # the file's name, too
+                self._files.sync_path(self.path.parent)
         start = self.committed_bytes + _HEAD_BYTES
         self._seq += 1
         self.committed_bytes = start + len(payload)

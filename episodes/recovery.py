@@ -58,6 +58,9 @@ class Host(Protocol):
     def publish_draft(self, draft: Draft, journal: Path) -> Marker:
         """Publish and add the catalogue row; the journal stays."""
 
+    def sync_files(self) -> None:
+        """Returns when every file of the store is on the disk."""
+
 
 def recover(host: Host) -> RecoveryReport:
     """Bring the store in order. Raises StoreError only when the catalogue itself fails."""
@@ -84,24 +87,34 @@ def _recatalogue(host: Host, active: set[str], report: RecoveryReport) -> None:
     """Rows that are missing, or written before their files were known to be on the disk."""
     rows = host.catalogue.ids()
     found = {p.name for p in (host.root / "episodes").iterdir() if p.is_dir()}
+    sound = []
     for episode_id in sorted(found - active):
         _, durable = rows.get(episode_id, ("", False))
         if durable or episode_id.endswith(PARTIAL):
             continue
         folder = host.root / "episodes" / episode_id
         problems, _, _ = verify_episode(folder, deep=True)
-        if not problems:
-            host.catalogue.put(read_marker(folder), durable=True)
-            if episode_id not in rows:
-                report.recatalogued.append(episode_id)
-            continue
-        host.catalogue.remove(episode_id)
-        if (host.root / "journals" / (episode_id + JOURNAL_SUFFIX)).exists():
-            shutil.rmtree(folder)  # the journal still has it
+        if problems:
+            _reject(host, folder, report)
         else:
-            set_aside(host.root, folder)
-            report.damaged.append(episode_id)
+            sound.append(read_marker(folder))
+    if sound:
+        host.sync_files()
+    for marker in sound:
+        host.catalogue.put(marker, durable=True)
+        if marker.meta.id not in rows:
+            report.recatalogued.append(marker.meta.id)
     report.missing += sorted(rows.keys() - found)
+
+
+def _reject(host: Host, folder: Path, report: RecoveryReport) -> None:
+    """An episode that fails its checksums and was never promised."""
+    host.catalogue.remove(folder.name)
+    if (host.root / "journals" / (folder.name + JOURNAL_SUFFIX)).exists():
+        shutil.rmtree(folder)  # the journal still has it
+        return
+    set_aside(host.root, folder)
+    report.damaged.append(folder.name)
 
 
 def _recover_journal(host: Host, path: Path, report: RecoveryReport) -> None:

@@ -144,8 +144,6 @@ class EpisodeStore:
                 raise RecordingError(f"episode {name} exists", "choose another id")
             try:
                 journal = JournalWriter(path, self._files, durable=self.durability == "fsync")
-                if self.durability == "fsync":
-                    self._files.sync_path(path.parent)
             except OSError as error:
                 raise io_error(error, path) from error
             draft = Draft(name, spec, wall_label(), started)
@@ -185,6 +183,13 @@ class EpisodeStore:
         with self._writers_lock:
             return set(self._writers)
 
+    def sync_files(self) -> None:
+        """Returns when every file of the store is on the disk. Raises RecordingError."""
+        try:
+            self._files.sync_filesystem(self.root)
+        except OSError as error:
+            raise io_error(error, self.root) from error
+
     def sync(self) -> None:
         """Returns when every published episode is on the disk. Raises RecordingError."""
         self._writable()
@@ -193,11 +198,11 @@ class EpisodeStore:
         if not ids:
             return
         try:
-            self._files.sync_filesystem(self.root)
-        except OSError as error:
+            self.sync_files()
+        except StoreError:
             with self._writers_lock:
                 self._unsynced += ids
-            raise io_error(error, self.root) from error
+            raise
         self.catalogue.mark_durable(ids)
 
     def recover(self) -> RecoveryReport:

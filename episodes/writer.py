@@ -12,8 +12,6 @@ import logging
 import struct
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import cv2
@@ -21,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from episodes.backlog import Backlog, Take
 from episodes.draft import Draft
 from episodes.errors import RecordingError, StoreError
 from episodes.files import FileLayer, io_error
@@ -111,12 +110,8 @@ class EpisodeWriter:
         self._config = config
         self._streams = {s.name: (i, np.dtype(s.dtype), s.shape) for i, s in enumerate(draft.spec.streams)}
         self._cameras = {c.name: (i, (c.height, c.width, 3)) for i, c in enumerate(draft.spec.cameras)}
-        self._lock = threading.Lock()  # guards the counters of what is queued, and the drops
-        self._queue: deque[Callable[[], None]] = deque()
-        self._queued_bytes = 0
-        self._drops: dict[str, DropCount] = {}
+        self._backlog = Backlog(config.queue_items, config.queue_bytes)
         self._drops_journaled: dict[str, DropCount] = {}
-        self._wake = threading.Event()
         self._error: StoreError | None = None
         self._closing: str | None = None  # "end" or "discard"
         self._ref = EpisodeRef(self.id)
@@ -173,7 +168,7 @@ class EpisodeWriter:
         queued = self._put(
             camera, t_ns, image.nbytes, lambda: self._take_frame(index, t_ns, seq, repeated, image)
         )
-        self._wake.set()  # encode at once: a burst of pictures at the deadline would be late
+        self._backlog.wake.set()  # encode at once: a burst of pictures at the deadline would be late
         return queued
 
     def flag(
@@ -219,8 +214,7 @@ class EpisodeWriter:
     @property
     def drops(self) -> dict[str, DropCount]:
         """Samples dropped so far, per stream or camera."""
-        with self._lock:
-            return dict(self._drops)
+        return self._backlog.drops()
 
     def _unknown(self, what: str, name: str, known: dict[str, Any]) -> RecordingError:
         return RecordingError(
@@ -235,48 +229,28 @@ class EpisodeWriter:
 
     def _close(self, how: str) -> None:
         self._closing = how
-        self._wake.set()
+        self._backlog.wake.set()
 
-    def _put(self, name: str, t_ns: int, size: int, take: Callable[[], None]) -> bool:
+    def _put(self, name: str, t_ns: int, size: int, take: Take) -> bool:
         self._check()
-        while not self._reserve(size):
+        while not self._backlog.put(size, take):
             if not self._config.wait_when_full:
-                self._count_drop(name, t_ns)
+                self._backlog.count_drop(name, t_ns)
                 return False
-            self._wake.set()
+            self._backlog.wake.set()
             time.sleep(0.0005)
             self._check()
-        self._queue.append(take)
         return True
-
-    def _reserve(self, size: int) -> bool:
-        with self._lock:
-            waiting = len(self._queue)
-            full = waiting >= self._config.queue_items
-            if full or (waiting and self._queued_bytes + size > self._config.queue_bytes):
-                return False
-            self._queued_bytes += size
-        if waiting * 2 > self._config.queue_items:
-            self._wake.set()
-        return True
-
-    def _count_drop(self, name: str, t_ns: int) -> None:
-        with self._lock:
-            old = self._drops.get(name)
-            first = old.first_ns if old else t_ns
-            count = old.count + 1 if old else 1
-            self._drops[name] = DropCount(count=count, first_ns=first, last_ns=t_ns)
 
     def _put_event(self, event: dict[str, Any]) -> None:
         self._check()
-        self._queue.append(lambda: self._events.append(event))
+        self._backlog.put_always(lambda: self._events.append(event))
 
     # ---- the thread's side ------------------------------------------------------------------
 
     def _take_row(self, index: int, data: bytes) -> None:
         self._rows[index].append(data)
         self._group_bytes += len(data)
-        self._release(len(data))
 
     def _take_frame(
         self, index: int, t_ns: int, seq: int, repeated: bool, image: npt.NDArray[np.uint8]
@@ -289,11 +263,6 @@ class EpisodeWriter:
         offset, crc = self._group.frame(index, t_ns, seq, repeated, data)
         self._frames.append((index, FrameRow(t_ns, seq, repeated, offset, len(data), crc)))
         self._group_bytes += len(data)
-        self._release(image.nbytes)
-
-    def _release(self, size: int) -> None:
-        with self._lock:
-            self._queued_bytes -= size
 
     def _run(self) -> None:
         meta: EpisodeMeta | None = None
@@ -317,19 +286,19 @@ class EpisodeWriter:
         period = self._config.group_ms / 1000
         deadline = time.monotonic() + period
         while True:
-            self._wake.wait(max(0.0, deadline - time.monotonic()))
-            self._wake.clear()
+            self._backlog.wake.wait(max(0.0, deadline - time.monotonic()))
+            self._backlog.wake.clear()
             closing = self._closing
             if closing == "discard":
                 return
-            while self._queue and self._group_bytes < self._config.group_bytes:
-                self._queue.popleft()()
+            while self._backlog and self._group_bytes < self._config.group_bytes:
+                self._backlog.take_one()
             full = self._group_bytes >= self._config.group_bytes
             if full or closing or time.monotonic() >= deadline:
                 self._commit()
                 deadline = time.monotonic() + period
-            if self._queue:
-                self._wake.set()
+            if self._backlog:
+                self._backlog.wake.set()
             elif closing == "end":
                 self._journal.append(RecordKind.END, self._draft.end_record())
                 return
