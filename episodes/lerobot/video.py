@@ -1,0 +1,52 @@
+"""Frames of a stretch of a video file, decoded with PyAV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from episodes.errors import ImportRefusedError
+
+
+def video_frames(
+    path: Path, start_s: float, count: int, fps: float, size: tuple[int, int]
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """``count`` frames from time ``start_s`` on as uint8 RGB (H, W, 3) of ``size`` = (height, width).
+
+    Starts at the key frame before, so that any episode of a long file is reached without decoding
+    those in front of it. Raises ImportRefusedError naming the file when it is missing, broken or too short.
+    """
+    height, width = size
+    given = 0
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            base = float(stream.time_base or 1 / fps)
+            origin = (stream.start_time or 0) * base
+            if start_s > 0:
+                container.seek(int((start_s + origin) / base), stream=stream, backward=True)
+            first = start_s + origin - 0.5 / fps
+            for frame in container.decode(stream):
+                if frame.pts is not None and frame.pts * base < first:
+                    continue
+                if given == count:
+                    return
+                given += 1
+                small = (height, width) != (frame.height, frame.width)
+                picture = frame.reformat(width, height, "rgb24", interpolation="AREA" if small else None)
+                yield np.ascontiguousarray(picture.to_ndarray())
+    except FileNotFoundError:
+        raise ImportRefusedError(f"video {path} is missing", "check the download") from None
+    except (av.FFmpegError, IndexError) as error:
+        raise ImportRefusedError(
+            f"video {path} cannot be decoded after {given} frames ({error})", "check the download"
+        ) from error
+    if given < count:
+        raise ImportRefusedError(
+            f"video {path} ends after {given} of {count} frames from {start_s:.3f} s",
+            "leave this episode out with episodes=",
+        )
