@@ -105,8 +105,7 @@ class ServoCore:
         """
         if self._estopped:
             raise ServoError("the e-stop is latched", "make the arm safe, then clear the e-stop")
-        if measured.position.shape != (NUM_JOINTS,) or not np.isfinite(measured.position).all():
-            raise ServoError("the measured pose is not finite", "check the bus, then enable again")
+        self._require_pose(measured)
         self._now_ns = self._start_ns = measured.t_ns
         if self._phase is Phase.RELEASE:
             self._state[0] = measured.position
@@ -118,6 +117,11 @@ class ServoCore:
         self._accepting = True
         self._seq = -1
         self._begin_hold(HoldCause.STARTED)
+
+    @staticmethod
+    def _require_pose(measured: JointState) -> None:
+        if measured.position.shape != (NUM_JOINTS,) or not np.isfinite(measured.position).all():
+            raise ServoError("the measured pose is not finite", "check the bus, then enable again")
 
     def command(self, waypoint: Waypoint) -> Verdict:
         """Replace the present waypoint; any verdict but ACCEPTED leaves the motion as it was."""
@@ -144,10 +148,26 @@ class ServoCore:
             return Verdict.OUT_OF_ORDER
         return Verdict.EXPIRED if waypoint.expires_ns <= self._now_ns else Verdict.ACCEPTED
 
-    def hold(self) -> None:
-        """Brake and stand still; the next waypoint moves on."""
+    def adopt(self, measured: JointState) -> None:
+        """Take over an arm that carries torque from before: hold it where it is, accept no waypoints.
+
+        Nothing is energised; ``start`` or ``lower`` comes next. Raises ServoError when the measured pose
+        is not finite.
+        """
+        self._require_pose(measured)
+        self._now_ns = self._start_ns = measured.t_ns
+        self._state[0] = measured.position
+        self._state[1] = 0.0
+        self._freeze, self._accepting, self._contact_joint = None, False, -1
+        if self._contact:
+            self._contact.reset(measured.effort)
+        self._begin_hold(HoldCause.ESTOP if self._estopped else HoldCause.CLEARED)
+
+    def hold(self, *, latch: bool = False) -> None:
+        """Brake and stand still until the next waypoint; with ``latch`` until ``acknowledge``."""
         if self._phase is Phase.FOLLOW:
             self._begin_hold(HoldCause.ASKED)
+        self._accepting = self._accepting and not latch
 
     def lower(self) -> None:
         """Go slowly to the rest pose, then release. Does nothing while released or e-stopped."""
@@ -173,9 +193,9 @@ class ServoCore:
             if self._phase is not Phase.RELEASE:
                 self._begin_hold(HoldCause.CLEARED)
 
-    def acknowledge_contact(self) -> None:
-        """Accept waypoints again after a contact stop."""
-        if self._cause is HoldCause.CONTACT and not self._estopped:
+    def acknowledge(self) -> None:
+        """Accept waypoints again after a contact stop or a latched hold; not after an e-stop."""
+        if self._phase is Phase.HOLD and not self._estopped and self._cause is not HoldCause.CLEARED:
             self._contact_joint = -1
             self._accepting = True
             self._begin_hold(HoldCause.ASKED)

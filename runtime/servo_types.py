@@ -104,3 +104,8 @@ class ServoCounters:
     expiries: int = 0
     contacts: int = 0
     rejected_steps: int = 0
+
+    @property
+    def dropped(self) -> int:
+        """Waypoints that were not accepted, for whatever reason."""
+        return self.malformed + self.out_of_order + self.expired + self.refused

@@ -1,0 +1,169 @@
+"""An arm's port with its failures: linked or not, the latched fault, whether it carries torque.
+
+A failing bus raises no exception out of here. It becomes a latched ``Fault`` with one line for a
+person; the link is tried again from time to time, and nothing is energised until somebody asks.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from hal.errors import HalError, PortError
+from hal.types import JointState, Vector
+from runtime.bus_records import Fault
+from runtime.errors import ServoError
+from runtime.servo import ServoCore
+from runtime.streams import NS
+
+log = logging.getLogger(__name__)
+
+
+class BusFigures(Protocol):
+    """The counters of an arm's port that are published."""
+
+    @property
+    def lost(self) -> int: ...
+    @property
+    def crc_errors(self) -> int: ...
+
+
+class ArmPort(Protocol):
+    """What is needed of an arm; ``hal.dynamixel.bus.ArmBus`` is the real one."""
+
+    @property
+    def stats(self) -> BusFigures: ...
+    def open(self) -> None: ...
+    def close(self) -> None: ...
+    def read(self) -> JointState: ...
+    def write_goals(self, position_rad: Vector) -> None: ...
+    def set_torque(self, on: bool) -> None: ...
+    def arm_watchdog(self, timeout_ms: int) -> None: ...
+    def disarm_watchdog(self) -> None: ...
+    def clear_watchdog(self) -> None: ...
+    def reconnect(self) -> None: ...
+
+
+class ArmLink:
+    """One arm on its port. ``shutdown_errors`` masks the bits of the servos' error byte that count."""
+
+    def __init__(self, port: ArmPort, watchdog_ms: int, reconnect_s: float, shutdown_errors: int) -> None:
+        self.port = port
+        self.fault = Fault.NONE
+        self.message = ""
+        self.torque: bool | None = None  # unknown until this process has set it
+        self._watchdog_ms = watchdog_ms
+        self._reconnect_ns = round(reconnect_s * NS)
+        self._shutdown_errors = np.uint8(shutdown_errors)
+        self._joints: JointState | None = None
+        self._linked = self._opened = False
+        self._retry_ns = 0
+
+    @property
+    def commandable(self) -> bool:
+        """The arm may be stepped: linked, and no motor out of reach."""
+        return self._linked and self.fault in (Fault.NONE, Fault.HARDWARE)
+
+    @property
+    def joints(self) -> JointState:
+        """The last sample. Raises ServoError while the arm cannot be reached."""
+        if not self._linked or self._joints is None:
+            raise ServoError("the arm cannot be reached", "check its power and its cable")
+        return self._joints
+
+    def read(self) -> JointState | None:
+        """This cycle's sample, or None while the arm is out of reach."""
+        if not self._linked and not self._connect():
+            return None
+        try:
+            self._joints = self.port.read()
+        except HalError as error:
+            self.fail(error)
+            return None
+        return self._joints
+
+    def reach(self, action: Callable[[], object]) -> None:
+        """Do something on the bus; a failure becomes the latched fault."""
+        try:
+            action()
+        except HalError as error:
+            self.fail(error)
+
+    def fail(self, error: HalError) -> None:
+        """The arm is out of reach: latch why, try again later."""
+        fault = Fault.PORT if isinstance(error, PortError) else Fault.MOTOR
+        if self.fault not in (Fault.PORT, Fault.MOTOR):
+            log.error("bus fault=%s %s", fault.name, error)
+        self._linked = False
+        self._retry_ns = time.monotonic_ns() + self._reconnect_ns
+        self.fault, self.message = fault, str(error)
+
+    def shut_down_motors(self, joints: JointState) -> str:
+        """Motors that report an error that made them give up, in words; empty when none does."""
+        errors = joints.hardware_error & self._shutdown_errors
+        return ", ".join(f"motor {i + 1}: {errors[i]:#04x}" for i in np.flatnonzero(errors))
+
+    def latch_hardware(self, motors: str) -> None:
+        """A motor has shut itself down."""
+        self.fault = Fault.HARDWARE
+        self.message = f"hardware error ({motors}); let it cool, power-cycle the arm, then clear the fault"
+        log.error("bus fault=HARDWARE %s", self.message)
+
+    def clear_fault(self, core: ServoCore) -> None:
+        """Command the arm again, held where it is; it carries torque only if it still did.
+
+        Raises ServoError while it cannot be reached or a motor still reports an error, HalError.
+        """
+        joints = self.joints
+        motors = self.shut_down_motors(joints)
+        if motors:
+            raise ServoError(f"hardware error ({motors})", "power-cycle the arm, then clear the fault again")
+        if self.torque is not False:
+            core.adopt(joints)
+            self.port.clear_watchdog()
+            self.port.write_goals(core.goal)
+            self.port.arm_watchdog(self._watchdog_ms)
+            self.torque = True
+        self.fault, self.message = Fault.NONE, ""
+        log.info("bus fault cleared")
+
+    def energise(self, core: ServoCore) -> None:
+        """The goal stands at the measured pose before the torque comes on, so nothing jumps.
+
+        Raises ServoError while the core refuses, HalError.
+        """
+        core.start(self.joints)
+        self.torque = None
+        self.port.clear_watchdog()
+        self.port.write_goals(core.goal)
+        self.port.set_torque(True)
+        self.port.arm_watchdog(self._watchdog_ms)
+        self.torque = True
+        log.info("arm energised")
+
+    def release(self) -> None:
+        """Take the torque away. Raises HalError."""
+        self.port.disarm_watchdog()
+        self.port.set_torque(False)
+        self.torque = False
+        log.info("arm released")
+
+    def _connect(self) -> bool:
+        """Try to reach the arm, at most every ``reconnect_s``."""
+        if time.monotonic_ns() < self._retry_ns:
+            return False
+        try:
+            if self._opened:
+                self.port.reconnect()
+            else:
+                self.port.open()
+        except HalError as error:
+            self.fail(error)
+            return False
+        self._linked = self._opened = True
+        log.info("bus linked fault=%s", self.fault.name)
+        return True
