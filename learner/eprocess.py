@@ -87,7 +87,7 @@ def power(
 
 
 def detectable(pairs: int, alpha: float, *, churn: float, wanted: float = 0.8) -> float | None:
-    """Smallest gain (in steps of 0.05) that ``pairs`` pairs find with probability ``wanted``; None if none."""
+    """Smallest gain (steps of 0.05) that ``pairs`` pairs find with probability ``wanted``, if any."""
     for step in range(1, 20):
         if power(pairs, alpha, gain=0.05 * step, churn=churn, margin=None, runs=400) >= wanted:
             return 0.05 * step

@@ -113,7 +113,7 @@ def pair_up(candidate: Sequence[Mapping[str, Any]], champion: Sequence[Mapping[s
 
 
 def spent_alpha(alpha: float, attempt: int) -> float:
-    """Share of ``alpha`` for the ``attempt``-th candidate against one champion: α · 6/(π²k²), summing to α."""
+    """Share of ``alpha`` for the k-th candidate against one champion: α · 6/(π²k²), which sums to α."""
     if attempt < 1:
         raise ValueError(f"attempt {attempt} is not 1 or more")
     return alpha * 6.0 / (math.pi**2 * attempt**2)

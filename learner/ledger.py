@@ -43,7 +43,8 @@ ALLOWED: Mapping[State | None, frozenset[State]] = {
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS ledger (
   id INTEGER PRIMARY KEY, wall TEXT NOT NULL, version TEXT NOT NULL, state TEXT NOT NULL, parent TEXT,
-  who TEXT NOT NULL, why TEXT NOT NULL, evidence TEXT NOT NULL, before TEXT NOT NULL, hash TEXT NOT NULL UNIQUE
+  who TEXT NOT NULL, why TEXT NOT NULL, evidence TEXT NOT NULL, before TEXT NOT NULL,
+  hash TEXT NOT NULL UNIQUE
 ) STRICT;
 CREATE TRIGGER IF NOT EXISTS ledger_no_update BEFORE UPDATE ON ledger
   BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
@@ -165,7 +166,7 @@ class Ledger:
             f"{where} ORDER BY id",
             values,
         )
-        return [Entry(*r[:3], State(r[3]), *r[4:7], json.loads(r[7]), *r[8:]) for r in rows]
+        return [_entry(r) for r in rows]
 
     def verify(self) -> int:
         """Recompute the chain; returns the number of rows. Raises LedgerError at the first bad row."""
@@ -183,9 +184,9 @@ class Ledger:
     def _before(self, champion: str) -> str | None:
         states = self._latest()
         for entry in reversed(self.history()):
-            if entry.state is State.CHAMPION and entry.version != champion:
-                if states[entry.version] is State.RETIRED:
-                    return entry.version
+            was_champion = entry.state is State.CHAMPION and entry.version != champion
+            if was_champion and states[entry.version] is State.RETIRED:
+                return entry.version
         return None
 
     def _latest(self) -> dict[str, State]:
@@ -226,6 +227,11 @@ class Ledger:
             self._db.execute("COMMIT")
         except sqlite3.DatabaseError as error:
             raise LedgerError(f"{self.path} cannot be written ({error})", "check the disk") from error
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    number, wall, version, state, parent, who, why, evidence, before, digest = row
+    return Entry(number, wall, version, State(state), parent, who, why, json.loads(evidence), before, digest)
 
 
 def _canonical(value: Any) -> str:
