@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hal.dynamixel.arm import ArmSpec
 from hal.dynamixel.tables import TICKS_PER_TURN
 from hal.errors import CalibrationError
-from hal.types import Vector
+from hal.types import JOINTS, Vector
 
 Ticks = npt.NDArray[np.int64]
 
@@ -49,24 +49,10 @@ class JointCalibration(BaseModel):
 
 
 class Calibration:
-    """The calibration of every joint of one arm, in the arm's joint order. Immutable."""
+    """The calibration of every joint of one arm, in joint order. Immutable."""
 
-    def __init__(
-        self, spec: ArmSpec, joints: dict[str, JointCalibration], source: str = "calibration"
-    ) -> None:
-        missing = [joint for joint in spec.joints if joint not in joints]
-        foreign = [joint for joint in joints if joint not in spec.joints]
-        if missing or foreign:
-            what = f"lacks {', '.join(missing)}" if missing else f"has unknown joints {', '.join(foreign)}"
-            raise CalibrationError(f"{source} {what}: it belongs to another arm than {spec.name}", _REDO)
-        for motor in spec.motors:
-            if joints[motor.joint].id != motor.id:
-                raise CalibrationError(
-                    f"{source} has {motor.joint} on motor {joints[motor.joint].id}, the arm on {motor.id}",
-                    _REDO,
-                )
-        self.spec = spec
-        self.joints = {joint: joints[joint] for joint in spec.joints}
+    def __init__(self, joints: dict[str, JointCalibration]) -> None:
+        self.joints = dict(joints)
         rows = self.joints.values()
         self.sign = np.array([-1 if row.drive_mode else 1 for row in rows], dtype=np.int64)
         self._offset = np.array([row.homing_offset for row in rows], dtype=np.int64)
@@ -75,33 +61,51 @@ class Calibration:
     @classmethod
     def identity(cls, spec: ArmSpec) -> Calibration:
         """No offsets, full range: 0 rad is tick 2048 of every motor."""
+        last = TICKS_PER_TURN - 1
         return cls(
-            spec,
             {
-                m.joint: JointCalibration(
-                    id=m.id, drive_mode=0, homing_offset=0, range_min=0, range_max=TICKS_PER_TURN - 1
-                )
+                m.joint: JointCalibration(id=m.id, drive_mode=0, homing_offset=0, range_min=0, range_max=last)
                 for m in spec.motors
-            },
-            "identity",
+            }
         )
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], spec: ArmSpec) -> Calibration:
-        """Read LeRobot's JSON. Raises CalibrationError: missing, malformed, or of another arm."""
+    def load(cls, path: str | os.PathLike[str]) -> Calibration:
+        """Read LeRobot's JSON of a Koch arm. Raises CalibrationError: missing, malformed, other joints."""
         file = Path(path)
         raw = _read(file)
         if not isinstance(raw, dict):
             raise CalibrationError(f"{file} is not a calibration: it must map joint names to values", _REDO)
+        missing = [joint for joint in JOINTS if joint not in raw]
+        foreign = [str(joint) for joint in raw if joint not in JOINTS]
+        if missing or foreign:
+            what = f"lacks {', '.join(missing)}" if missing else f"has unknown joints {', '.join(foreign)}"
+            raise CalibrationError(f"{file} {what}", _REDO)
         joints: dict[str, JointCalibration] = {}
-        for joint, row in raw.items():
+        for joint in JOINTS:
             try:
-                joints[joint] = JointCalibration.model_validate(row)
+                joints[joint] = JointCalibration.model_validate(raw[joint])
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(str(part) for part in (joint, *first["loc"]))
                 raise CalibrationError(f"{file}: {where}: {first['msg']}", _REDO) from error
-        return cls(spec, joints, str(file))
+        return cls(joints)
+
+    def check(self, spec: ArmSpec) -> None:
+        """Raises CalibrationError unless this calibration names the joints and ids of ``spec``."""
+        if tuple(self.joints) != spec.joints:
+            raise CalibrationError(
+                f"the calibration is for the joints {', '.join(self.joints)}, {spec.name} has"
+                f" {', '.join(spec.joints)}",
+                _REDO,
+            )
+        for motor in spec.motors:
+            if self.joints[motor.joint].id != motor.id:
+                raise CalibrationError(
+                    f"the calibration has {motor.joint} on motor {self.joints[motor.joint].id},"
+                    f" {spec.name} on motor {motor.id}",
+                    _REDO,
+                )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write LeRobot's JSON, atomically. Raises CalibrationError when the disk refuses."""

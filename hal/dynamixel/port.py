@@ -153,7 +153,7 @@ class Port:
         if error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.EIO):
             return PortError(
                 f"there is no serial port {self.path}",
-                "check that the adapter is plugged in and the path is right; `ratchet doctor` lists the ports",
+                "plug the adapter in or correct the path; `ratchet doctor` lists the ports",
             )
         if error.errno in (errno.EACCES, errno.EPERM):
             return PortError(

@@ -1,0 +1,151 @@
+"""Reading the state block of all motors at once, in whichever of four ways is fastest here.
+
+Sync reads want the block at one address for all motors asked, so an arm of mixed models takes
+one per address; bulk reads name an address per motor. The fast kinds return one chained packet.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hal.dynamixel.block import BLOCK_BYTES
+from hal.dynamixel.bringup import MotorInfo
+from hal.dynamixel.packet import BROADCAST_ID, FAST_OVERHEAD, STATUS_OVERHEAD, Instruction, build
+from hal.dynamixel.port import Port
+from hal.dynamixel.replies import parse_fast_reply, parse_status_replies
+from hal.errors import MotorError
+
+_log = logging.getLogger(__name__)
+
+Method = Literal["fast_bulk", "fast_sync", "bulk", "sync"]
+METHODS: tuple[Method, ...] = ("fast_bulk", "fast_sync", "bulk", "sync")
+
+_TRIALS = 5
+_TURNAROUND_NS = 100_000  # what a motor takes to begin its reply, at most, with no return delay
+
+
+@dataclass(frozen=True, slots=True)
+class _Transaction:
+    """One instruction and what it brings: ``rows`` are the motors' places in the arm."""
+
+    instruction: bytes
+    ids: npt.NDArray[np.uint8]
+    rows: npt.NDArray[np.intp]
+    parse: Callable[..., int]
+    reply_bytes: int
+
+
+class Reader:
+    """Reads all blocks with one method. After ``read``, ``fresh`` bool (n,) tells whose reply was
+    whole, ``bad`` int64 (n,) counts replies with a wrong CRC, ``errors`` uint8 (n,) are the
+    motors' last error bytes."""
+
+    def __init__(self, port: Port, infos: tuple[MotorInfo, ...], margin_ns: int, method: Method) -> None:
+        self.method: Method = method
+        self._port = port
+        self._margin_ns = margin_ns
+        self._transactions = _plan(infos, method)
+        self._buffer = np.zeros(2048, dtype=np.uint8)
+        self._view = memoryview(self._buffer)
+        n = len(infos)
+        self.fresh = np.zeros(n, dtype=bool)
+        self.bad = np.zeros(n, dtype=np.int64)
+        self.errors = np.zeros(n, dtype=np.uint8)
+
+    def read(self, blocks: npt.NDArray[np.uint8]) -> int:
+        """Fill the rows of ``blocks`` uint8 (n, 15) whose motor answered; returns when they were
+        sampled, monotonic ns. A lost reply costs its wire time and the margin. Raises PortError."""
+        first_ns = 0
+        for transaction in self._transactions:
+            sampled_ns = self._exchange(transaction, blocks)
+            first_ns = first_ns or sampled_ns
+        return first_ns
+
+    def _exchange(self, transaction: _Transaction, blocks: npt.NDArray[np.uint8]) -> int:
+        byte_ns = self._port.byte_ns
+        wanted = len(transaction.ids)
+        part = np.zeros((wanted, BLOCK_BYTES), dtype=np.uint8)
+        errors = np.zeros(wanted, dtype=np.uint8)
+        fresh = np.zeros(wanted, dtype=np.bool_)
+        bad = np.zeros(wanted, dtype=np.int64)
+        sampled_ns = self._port.send(transaction.instruction) + round(len(transaction.instruction) * byte_ns)
+        deadline_ns = sampled_ns + round(transaction.reply_bytes * byte_ns) + _TURNAROUND_NS + self._margin_ns
+        filled = 0
+        while filled < len(self._buffer):
+            count = self._port.receive_into(self._view[filled:], deadline_ns)
+            if count == 0:
+                break
+            filled += count
+            answered = transaction.parse(self._buffer, filled, transaction.ids, part, errors, fresh, bad)
+            if answered == wanted:
+                break
+        rows = transaction.rows
+        self.fresh[rows], self.bad[rows], self.errors[rows] = fresh, bad, errors
+        blocks[rows[fresh]] = part[fresh]
+        return sampled_ns
+
+
+def choose(port: Port, infos: tuple[MotorInfo, ...], margin_ns: int, methods: tuple[Method, ...]) -> Reader:
+    """The fastest of ``methods`` that brings every motor's block most of the times it is tried.
+
+    Raises MotorError when none does.
+    """
+    blocks = np.zeros((len(infos), BLOCK_BYTES), dtype=np.uint8)
+    best: tuple[float, Reader] | None = None
+    for method in methods:
+        reader = Reader(port, infos, margin_ns, method)
+        reader.read(blocks)  # compiles or loads the parsers
+        times: list[float] = []
+        for _ in range(_TRIALS):
+            start = time.monotonic_ns()
+            reader.read(blocks)
+            if reader.fresh.all():
+                times.append((time.monotonic_ns() - start) * 1e-6)
+        _log.debug("read method tried: method=%s complete=%d/%d", method, len(times), _TRIALS)
+        if 2 * len(times) > _TRIALS and (best is None or statistics.median(times) < best[0]):
+            best = statistics.median(times), reader
+    if best is None:
+        raise MotorError(
+            f"the motors on {port.path} do not answer group reads ({', '.join(methods)})",
+            "check the cables; update the motors' firmware if single reads work in `ratchet doctor`",
+        )
+    return best[1]
+
+
+def _plan(infos: tuple[MotorInfo, ...], method: Method) -> list[_Transaction]:
+    fast = method.startswith("fast")
+    if method.endswith("bulk"):
+        groups = [list(range(len(infos)))]
+    else:
+        addresses = dict.fromkeys(info.block_address for info in infos)
+        groups = [[i for i, info in enumerate(infos) if info.block_address == a] for a in addresses]
+    return [_transaction(infos, group, method, fast) for group in groups]
+
+
+def _transaction(infos: tuple[MotorInfo, ...], group: list[int], method: Method, fast: bool) -> _Transaction:
+    count = BLOCK_BYTES.to_bytes(2, "little")
+    ids = bytes(infos[i].spec.id for i in group)
+    if method.endswith("bulk"):
+        params = b"".join(
+            bytes((infos[i].spec.id,)) + infos[i].block_address.to_bytes(2, "little") + count for i in group
+        )
+        code = Instruction.FAST_BULK_READ if fast else Instruction.BULK_READ
+    else:
+        params = infos[group[0]].block_address.to_bytes(2, "little") + count + ids
+        code = Instruction.FAST_SYNC_READ if fast else Instruction.SYNC_READ
+    per_motor = BLOCK_BYTES + (FAST_OVERHEAD if fast else STATUS_OVERHEAD)
+    return _Transaction(
+        instruction=build(BROADCAST_ID, code, params),
+        ids=np.frombuffer(ids, dtype=np.uint8),
+        rows=np.array(group, dtype=np.intp),
+        parse=parse_fast_reply if fast else parse_status_replies,
+        reply_bytes=len(group) * per_motor + (8 if fast else 0),
+    )
