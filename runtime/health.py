@@ -189,7 +189,8 @@ def board_metrics(report: HealthReport) -> list[Metric]:
 
 
 class HealthServer:
-    """A small HTTP/1.1 server: GET and HEAD, no keep-alive, bounded in size, time and connections.
+    """A small HTTP/1.1 server: GET and HEAD, no keep-alive, bounded in size, time and connections
+    (further ones are hung up on).
 
     ``metrics`` is called for each scrape and must not block. Life cycle: ``start`` → ``stop``.
     """
@@ -201,7 +202,7 @@ class HealthServer:
         self._board = board
         self._metrics = metrics
         self._server: asyncio.Server | None = None
-        self._open = 0
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     @property
     def port(self) -> int:
@@ -223,25 +224,31 @@ class HealthServer:
             ) from error
 
     async def stop(self) -> None:
-        """Stop listening; safe to call twice."""
-        if self._server is not None:
-            self._server.close()
-            await self._server.wait_closed()
-            self._server = None
+        """Stop listening and hang up; safe to call twice."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.close()
+        for writer in self._open.values():
+            writer.close()
+        await asyncio.gather(*self._open)
+        await server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
+        if len(self._open) >= self._config.max_connections:
+            writer.close()
+            return
+        task = asyncio.current_task()
+        assert task is not None
+        self._open[task] = writer
         try:
             async with asyncio.timeout(self._config.request_timeout_s):
-                if self._open > self._config.max_connections:
-                    writer.write(_response(503, "text/plain", "too many connections\n"))
-                else:
-                    writer.write(await self._answer(reader))
+                writer.write(await self._answer(reader))
                 await writer.drain()
         except (TimeoutError, ConnectionError):
             _log.debug("health request abandoned")
         finally:
-            self._open -= 1
+            del self._open[task]
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader) -> bytes:
