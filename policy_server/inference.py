@@ -16,7 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.session import ChunkResult
-from policy_server.errors import ExpiredError, InferenceError, NothingServingError, OverloadedError
+from policy_server.backends import FAILURES
+from policy_server.errors import (
+    ExpiredError,
+    InferenceError,
+    NothingServingError,
+    OverloadedError,
+    ServerError,
+)
 from policy_server.slots import BundleSlots
 from policy_server.spec import Inputs
 
@@ -55,14 +62,11 @@ class Counters:
         return float(np.percentile(self._exec_ms, q)) if self._exec_ms else 0.0
 
 
+@dataclass(frozen=True, slots=True)
 class _Job:
-    __slots__ = ("deadline_ns", "inputs", "queued_ns", "started")
-
-    def __init__(self, inputs: Inputs, deadline_ns: int) -> None:
-        self.inputs = inputs
-        self.deadline_ns = deadline_ns
-        self.queued_ns = time.monotonic_ns()
-        self.started = False
+    inputs: Inputs
+    deadline_ns: int
+    queued_ns: int
 
 
 class InferenceWorker:
@@ -71,7 +75,7 @@ class InferenceWorker:
     def __init__(self, slots: BundleSlots, max_waiting: int) -> None:
         self._slots = slots
         self._max_waiting = max_waiting
-        self._pending = 0
+        self.pending = 0  # waiting, and the one running
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self.counters = Counters()
 
@@ -80,23 +84,23 @@ class InferenceWorker:
 
         Raises OverloadedError, ExpiredError, NothingServingError or InferenceError, and counts what happened.
         """
-        if self._pending > self._max_waiting:
+        if self.pending > self._max_waiting:
             self.counters.refused += 1
             raise OverloadedError(
-                f"{self._pending} requests are waiting already; ask again when one is answered"
+                f"{self.pending} requests are waiting already; ask again when one is answered"
             )
-        job = _Job(inputs, deadline_ns)
-        self._pending += 1
-        answered = False
+        job = _Job(inputs, deadline_ns, time.monotonic_ns())
+        self.pending += 1
         try:
             answer = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, job)
-            answered = True
+        except (asyncio.CancelledError, ExpiredError):
+            self.counters.dropped += 1
+            raise
+        except ServerError:
+            self.counters.failed += 1
+            raise
         finally:
-            self._pending -= 1
-            if not answered and not job.started:
-                self.counters.dropped += 1
-            elif not answered:
-                self.counters.failed += 1
+            self.pending -= 1
         self.counters.answered(answer.exec_ms)
         return answer
 
@@ -117,17 +121,20 @@ class InferenceWorker:
         serving = self._slots.serving  # one read: a swap happens between requests, never within one
         if serving is None:
             raise NothingServingError("no bundle is loaded; load one")
-        job.started = True
         inputs = job.inputs
-        result = serving.slot.session.infer(
-            inputs.state[None], {name: image[None] for name, image in inputs.images.items()}
-        )
+        version = serving.slot.version
+        images = {name: image[None] for name, image in inputs.images.items()}
+        try:
+            result = serving.slot.session.infer(inputs.state[None], images)
+        except FAILURES as error:
+            reason = str(error).partition("\n")[0][:300]
+            raise InferenceError(f"bundle {version} failed: {reason}; roll it back") from error
         end = time.monotonic_ns()
-        _check_finite(result, serving.slot.version)
+        _check_finite(result, version)
         return Answer(
             actions=result.actions[0],
             features=result.features[0],
-            version=serving.slot.version,
+            version=version,
             epoch=serving.epoch,
             exec_ms=(end - begin) / 1e6,
             queue_ms=(begin - job.queued_ns) / 1e6,

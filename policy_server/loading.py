@@ -19,8 +19,9 @@ from policies.errors import PolicyError
 from policies.golden import check_golden
 from policies.keys import TrustStore
 from policies.manifest import Manifest
-from policies.session import OnnxSession, PolicySession
-from policy_server.config import BACKENDS, Backend, ServerConfig
+from policies.session import PolicySession
+from policy_server.backends import ENGINE_ERRORS, open_session
+from policy_server.config import Backend, ServerConfig
 from policy_server.errors import PathError, RefusedBundleError
 from policy_server.slots import Slot
 from policy_server.spec import CameraSpec, IOSpec
@@ -53,14 +54,6 @@ def allowed_path(path: str, roots: tuple[Path, ...]) -> Path:
     return resolved
 
 
-def check_backend(backend: str, default: Backend) -> Backend:
-    """The backend meant; "" is the default. Raises RefusedBundleError for an unknown one."""
-    for known in BACKENDS:
-        if known == (backend or default):
-            return known
-    raise RefusedBundleError(f"backend {backend[:64]!r} is unknown; use one of {', '.join(BACKENDS)}")
-
-
 def load_slot(path: Path, backend: Backend, config: ServerConfig, fits: FitCheck) -> Loaded:
     """Make a slot of a bundle directory. Raises RefusedBundleError with a one-line reason.
 
@@ -72,12 +65,15 @@ def load_slot(path: Path, backend: Backend, config: ServerConfig, fits: FitCheck
         verified = time.perf_counter()
         spec = io_spec(bundle.manifest)
         fits(bundle.manifest, spec, bundle.version)
-        session = _open_session(bundle, backend, config.threads)
+        session = open_session(bundle, backend, config.threads)
         loaded = time.perf_counter()
         check_golden(session, bundle)
         run_ms = _warm(session, config.warm_runs)
     except PolicyError as error:
         raise RefusedBundleError(str(error)) from error
+    except ENGINE_ERRORS as error:
+        reason = str(error).strip().partition("\n")[0][:300]
+        raise RefusedBundleError(f"{path} does not run on {backend}: {reason}; export it again") from error
     warm = time.perf_counter()
     if config.max_warm_ms is not None and run_ms > config.max_warm_ms:
         raise RefusedBundleError(
@@ -93,17 +89,6 @@ def io_spec(manifest: Manifest) -> IOSpec:
     """What a manifest asks of a request."""
     cameras = tuple(CameraSpec(camera.name, camera.height, camera.width) for camera in manifest.cameras)
     return IOSpec(manifest.state_names, manifest.action_names, cameras, manifest.rate_hz, manifest.robot)
-
-
-def _open_session(bundle: Bundle, backend: Backend, threads: int) -> PolicySession:
-    if backend == "onnx":
-        return OnnxSession(bundle, "fp32", threads)
-    if backend == "onnx-int8":
-        return OnnxSession(bundle, "int8", threads)
-    # torch is large and slow to import: only the servers that use it pay for it.
-    from policies.torch_session import TorchSession
-
-    return TorchSession(bundle, compile=backend == "compile")
 
 
 def _warm(session: PolicySession, runs: int) -> float:

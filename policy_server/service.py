@@ -12,10 +12,11 @@ from typing import Any, NoReturn
 
 import grpc
 
+from policy_server.backends import check_backend
 from policy_server.config import Backend, ServerConfig
 from policy_server.errors import NothingServingError, RequestError, ServerError
 from policy_server.inference import InferenceWorker
-from policy_server.loading import Loaded, allowed_path, check_backend, load_slot
+from policy_server.loading import Loaded, allowed_path, load_slot
 from policy_server.slots import BundleSlots, Serving
 from policy_server.spec import check_request
 from protos.codec import encode_tensor

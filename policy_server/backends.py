@@ -1,0 +1,47 @@
+"""The engines a bundle can run on, and what they raise when they cannot."""
+
+from __future__ import annotations
+
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from policies.bundle import Bundle
+from policies.errors import PolicyError
+from policies.session import OnnxSession, PolicySession
+from policy_server.config import BACKENDS, Backend
+from policy_server.errors import RefusedBundleError
+
+#: ONNX Runtime's errors share no base class; torch raises RuntimeError.
+ENGINE_ERRORS: tuple[type[Exception], ...] = (
+    ort_errors.EPFail,
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+    MemoryError,
+    RuntimeError,
+    ValueError,
+)
+#: Anything that makes a session fail to answer.
+FAILURES: tuple[type[Exception], ...] = (PolicyError, *ENGINE_ERRORS)
+
+
+def check_backend(backend: str, default: Backend) -> Backend:
+    """The backend meant; "" is the default. Raises RefusedBundleError for an unknown one."""
+    for known in BACKENDS:
+        if known == (backend or default):
+            return known
+    raise RefusedBundleError(f"backend {backend[:64]!r} is unknown; use one of {', '.join(BACKENDS)}")
+
+
+def open_session(bundle: Bundle, backend: Backend, threads: int) -> PolicySession:
+    """A session on a verified bundle. Raises PolicyError or one of ENGINE_ERRORS."""
+    if backend == "onnx":
+        return OnnxSession(bundle, "fp32", threads)
+    if backend == "onnx-int8":
+        return OnnxSession(bundle, "int8", threads)
+    # torch is large and slow to import: only the servers that use it pay for it.
+    from policies.torch_session import TorchSession
+
+    return TorchSession(bundle, compile=backend == "compile")
