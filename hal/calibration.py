@@ -128,7 +128,7 @@ class Calibration:
     def to_rad(self, ticks: npt.NDArray[np.integer]) -> Vector:
         """Motor ticks (…, n) to joint angles, rad, float64."""
         calibrated = self.sign * ticks + self._offset
-        return (calibrated - ZERO_TICK) * RAD_PER_TICK
+        return np.asarray((calibrated - ZERO_TICK) * RAD_PER_TICK, dtype=np.float64)
 
     def to_ticks(self, rad: npt.ArrayLike) -> Ticks:
         """Joint angles (…, n) rad to motor ticks, int64. Raises ValueError unless all are finite."""

@@ -71,7 +71,7 @@ def _check_identity(link: Link, motor: MotorSpec, ping: tuple[int, int] | None) 
         found = MODELS_BY_NUMBER[number].name if number in MODELS_BY_NUMBER else f"model number {number}"
         raise MotorError(
             f"{motor} is {found}, not {motor.model_name}",
-            "check the wiring and the ids with `ratchet doctor`, and that follower and leader are not swapped",
+            "check the ids with `ratchet doctor`, and that follower and leader are not swapped",
         )
     if firmware < motor.model.min_firmware:
         raise MotorError(

@@ -28,7 +28,7 @@ _TABLE = _make_table()
 def crc16(data: Bytes, start: int, stop: int, crc: int) -> int:
     """CRC over ``data[start:stop]`` uint8, continued from ``crc`` (0 for a new packet)."""
     for i in range(start, stop):
-        crc = ((crc << 8) & 0xFFFF) ^ np.int64(_TABLE[((crc >> 8) ^ np.int64(data[i])) & 0xFF])
+        crc = ((crc << 8) & 0xFFFF) ^ int(_TABLE[((crc >> 8) ^ int(data[i])) & 0xFF])
     return crc
 
 

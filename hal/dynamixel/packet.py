@@ -131,13 +131,13 @@ def find_packet(buf: Bytes, start: int, stop: int) -> tuple[int, int, int]:
         i += 1
     if i + _PREFIX > stop:
         return 0, i, 0
-    length = np.int64(buf[i + 5]) | (np.int64(buf[i + 6]) << 8)
+    length = int(buf[i + 5]) | (int(buf[i + 6]) << 8)
     if length < 3 or length > MAX_PACKET - _PREFIX:
         return 3, i, 0
     size = _PREFIX + length
     if i + size > stop:
         return 0, i, size
-    crc = np.int64(buf[i + size - 2]) | (np.int64(buf[i + size - 1]) << 8)
+    crc = int(buf[i + size - 2]) | (int(buf[i + size - 1]) << 8)
     if crc16(buf, i, i + size - 2, 0) != crc:
         return 2, i, size
     return 1, i, size

@@ -53,8 +53,8 @@ class Reader:
         self._port = port
         self._margin_ns = margin_ns
         self._transactions = _plan(infos, method)
-        self._buffer = np.zeros(2048, dtype=np.uint8)
-        self._view = memoryview(self._buffer)
+        self._view = memoryview(bytearray(2048))
+        self._buffer = np.frombuffer(self._view, dtype=np.uint8)
         n = len(infos)
         self.fresh = np.zeros(n, dtype=bool)
         self.bad = np.zeros(n, dtype=np.int64)

@@ -63,7 +63,7 @@ def parse_status_replies(
     scratch = np.empty(size, dtype=np.uint8)
     i = 0
     while i + 11 <= stop:
-        length = np.int64(buf[i + 5]) | (np.int64(buf[i + 6]) << 8)
+        length = int(buf[i + 5]) | (int(buf[i + 6]) << 8)
         # Stuffing adds at most a third; a longer packet is damage, not a reply to this read.
         if not _is_status(buf, i, stop) or length < 4 or length > 4 + size + size // 3 + 1:
             i += 1
@@ -76,7 +76,7 @@ def parse_status_replies(
         if end > stop or motor < 0:
             i += 1
             continue
-        crc = np.int64(buf[end - 2]) | (np.int64(buf[end - 1]) << 8)
+        crc = int(buf[end - 2]) | (int(buf[end - 1]) << 8)
         if crc16(buf, i, end - 2, 0) != crc:
             bad[motor] += 1
             i += 1
@@ -107,7 +107,7 @@ def parse_fast_reply(
     for i in range(stop - 8):
         if not _is_status(buf, i, stop) or buf[i + 4] != BROADCAST_ID:
             continue
-        if (np.int64(buf[i + 5]) | (np.int64(buf[i + 6]) << 8)) != length:
+        if (int(buf[i + 5]) | (int(buf[i + 6]) << 8)) != length:
             continue
         crc = crc16(buf, i, i + 8, 0)
         at = i + 8
@@ -116,7 +116,7 @@ def parse_fast_reply(
             if end + 2 > stop:
                 return m
             crc = crc16(buf, at, end, crc)
-            told = np.int64(buf[end]) | (np.int64(buf[end + 1]) << 8)
+            told = int(buf[end]) | (int(buf[end + 1]) << 8)
             if buf[at + 1] != ids[m] or told != crc:
                 bad[m] = 1
                 return m
