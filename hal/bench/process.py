@@ -27,7 +27,7 @@ from hal.bench.control import Arguments, BenchInfo, BenchTask, ControlServer
 from hal.bench.demonstrator import Demonstrator
 from hal.bench.emulator import EmulatorConfig, ServoEmulator
 from hal.bench.launch import INFO_FILE
-from hal.bench.mjpeg import MODES, CameraMode, Feed, MjpegServer
+from hal.bench.mjpeg import MODES, Feed, MjpegServer
 from hal.bench.model import CAMERAS
 from hal.bench.wire import EmulatorFaults
 from hal.bench.world import Region, World, WorldConfig
@@ -232,7 +232,7 @@ class Bench:
             raise BenchError(f"the bench has no camera {camera!r}", f"use one of {', '.join(CAMERAS)}")
         if mode not in MODES:
             raise BenchError(f"a camera cannot fail by {mode!r}", f"use one of {', '.join(MODES)}")
-        self._feeds[camera].mode = cast(CameraMode, mode)
+        self._feeds[camera].mode = mode
 
     def _obstacle(self, xyz: list[float] | None = None) -> None:
         if xyz is None:
