@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from hal.errors import HalError, PortError
 from hal.types import JointState, Vector
@@ -42,9 +43,11 @@ class ArmPort(Protocol):
     def read(self) -> JointState: ...
     def write_goals(self, position_rad: Vector) -> None: ...
     def set_torque(self, on: bool) -> None: ...
+    def torque(self) -> npt.NDArray[np.bool_]: ...
     def arm_watchdog(self, timeout_ms: int) -> None: ...
     def disarm_watchdog(self) -> None: ...
     def clear_watchdog(self) -> None: ...
+    def watchdog_tripped(self) -> tuple[str, ...]: ...
     def reconnect(self) -> None: ...
 
 
@@ -55,12 +58,12 @@ class ArmLink:
         self.port = port
         self.fault = Fault.NONE
         self.message = ""
-        self.torque: bool | None = None  # unknown until this process has set it
+        self.torque = False
         self._watchdog_ms = watchdog_ms
         self._reconnect_ns = round(reconnect_s * NS)
         self._shutdown_errors = np.uint8(shutdown_errors)
         self._joints: JointState | None = None
-        self._linked = self._opened = False
+        self._linked = self._opened = self._taken = False
         self._retry_ns = 0
 
     @property
@@ -86,6 +89,26 @@ class ArmLink:
             return None
         return self._joints
 
+    def settle(self, core: ServoCore | None, last_cycle_ns: int) -> None:
+        """Before commanding: take over an arm that a dead process left energised; notice a watchdog's trip.
+
+        ``last_cycle_ns`` is how long ago the last cycle began.
+        """
+        if core is None or self.fault is not Fault.NONE:
+            return
+        try:
+            if not self._taken:
+                self.take_over(core)
+                self._taken = True
+            elif (
+                self.torque and last_cycle_ns > self._watchdog_ms * 1_000_000 and self.port.watchdog_tripped()
+            ):
+                self.latch_stall(last_cycle_ns / 1e6)
+        except HalError as error:
+            self.fail(error)
+        except ServoError as error:
+            self.latch_hardware(error.what)
+
     def reach(self, action: Callable[[], object]) -> None:
         """Do something on the bus; a failure becomes the latched fault."""
         try:
@@ -105,45 +128,59 @@ class ArmLink:
     def shut_down_motors(self, joints: JointState) -> str:
         """Motors that report an error that made them give up, in words; empty when none does."""
         errors = joints.hardware_error & self._shutdown_errors
-        return ", ".join(f"motor {i + 1}: {errors[i]:#04x}" for i in np.flatnonzero(errors))
+        named = ", ".join(f"motor {i + 1}: {errors[i]:#04x}" for i in np.flatnonzero(errors))
+        return f"hardware error ({named})" if named else ""
 
     def latch_hardware(self, motors: str) -> None:
-        """A motor has shut itself down."""
+        """Motors have shut themselves down."""
         self.fault = Fault.HARDWARE
-        self.message = f"hardware error ({motors}); let it cool, power-cycle the arm, then clear the fault"
+        self.message = f"{motors}; let it cool, power-cycle the arm, then clear the fault"
         log.error("bus fault=HARDWARE %s", self.message)
 
-    def clear_fault(self, core: ServoCore) -> None:
-        """Command the arm again, held where it is; it carries torque only if it still did.
+    def latch_stall(self, stalled_ms: float) -> None:
+        """This process did not reach the motors in time and their watchdog stopped them."""
+        self.fault = Fault.WATCHDOG
+        self.message = (
+            f"the bus was quiet for {stalled_ms:.0f} ms and the motors' watchdog stopped them; "
+            "find what stalled the bus process, then clear the fault"
+        )
+        log.error("bus fault=WATCHDOG %s", self.message)
 
-        Raises ServoError while it cannot be reached or a motor still reports an error, HalError.
+    def take_over(self, core: ServoCore) -> None:
+        """Command the arm (again): held where it is if it carries torque, and nothing energised if not.
+
+        Ends a fault. Raises ServoError while the arm cannot be reached or a motor still reports an
+        error, HalError.
         """
         joints = self.joints
         motors = self.shut_down_motors(joints)
         if motors:
-            raise ServoError(f"hardware error ({motors})", "power-cycle the arm, then clear the fault again")
-        if self.torque is not False:
+            raise ServoError(motors, "power-cycle the arm, then clear the fault again")
+        if self.port.torque().any():
             core.adopt(joints)
-            self.port.clear_watchdog()
-            self.port.write_goals(core.goal)
-            self.port.arm_watchdog(self._watchdog_ms)
-            self.torque = True
+            self._guarded_by_watchdog(core)
+        else:
+            core.release()
+            self.torque = False
         self.fault, self.message = Fault.NONE, ""
-        log.info("bus fault cleared")
+        log.info("bus taken over torque=%s", self.torque)
 
     def energise(self, core: ServoCore) -> None:
-        """The goal stands at the measured pose before the torque comes on, so nothing jumps.
+        """Torque on at the measured pose, so nothing jumps; an arm that carries torque keeps its goal.
 
         Raises ServoError while the core refuses, HalError.
         """
         core.start(self.joints)
-        self.torque = None
+        if not self.port.torque().all():
+            self.port.set_torque(True)
+        self._guarded_by_watchdog(core)
+        log.info("arm energised")
+
+    def _guarded_by_watchdog(self, core: ServoCore) -> None:
         self.port.clear_watchdog()
         self.port.write_goals(core.goal)
-        self.port.set_torque(True)
         self.port.arm_watchdog(self._watchdog_ms)
         self.torque = True
-        log.info("arm energised")
 
     def release(self) -> None:
         """Take the torque away. Raises HalError."""
@@ -165,5 +202,6 @@ class ArmLink:
             self.fail(error)
             return False
         self._linked = self._opened = True
+        self._taken = False
         log.info("bus linked fault=%s", self.fault.name)
         return True

@@ -52,6 +52,7 @@ class BusLoop:
         # An e-stop raised while no process ran still counts.
         self._seen_estops = self._words.cleared
         self._published_ns = 0
+        self._begun_ns = time.monotonic_ns()
         self._cycles = 0
         self._stopping = False
         self._state.record["contact_joint"] = -1
@@ -71,12 +72,20 @@ class BusLoop:
         if self._core is not None:
             self._core.lower()
 
+    def prime(self) -> None:
+        """Reach the arm once before pacing begins: opening it takes as long as many cycles."""
+        self._link.read()
+
     def cycle(self, wake: Wake, pacer: Pacer) -> None:
         """One period."""
-        self._words.beat(time.monotonic_ns())
+        begun_ns = time.monotonic_ns()
+        self._words.beat(begun_ns)
         self._cycles += 1
         pacer.stage("read")
         joints = self._link.read()
+        if joints is not None:
+            self._link.settle(self._core, begun_ns - self._begun_ns)
+        self._begun_ns = begun_ns
         self._poll_estop()
         pacer.stage("request")
         self._poll_request()
@@ -168,13 +177,12 @@ class BusLoop:
         elif op == Op.ACKNOWLEDGE:
             core.acknowledge()
         elif op == Op.CLEAR_FAULT:
-            self._link.clear_fault(core)
+            self._link.take_over(core)
         elif op == Op.ENABLE:
             self._enable(core)
         elif op == Op.DISABLE:
-            # Nobody knows whether an arm that failed, or that another process left, carries torque.
-            if self._link.fault is not Fault.NONE or self._link.torque is None:
-                self._link.clear_fault(core)
+            if self._link.fault is not Fault.NONE:
+                self._link.take_over(core)
             core.lower()
         elif op == Op.RELEASE:
             core.release()
@@ -207,7 +215,7 @@ class BusLoop:
             record["estopped"] = core.estopped
             record["dropped_commands"] = core.counters.dropped
         record["fault"], record["message"] = link.fault, _text(link.message)
-        record["torque"] = bool(link.torque)
+        record["torque"] = link.torque
         stats = link.port.stats
         record["lost"], record["crc_errors"] = stats.lost, stats.crc_errors
         record["late_ns"], record["exec_ns"] = wake.late_ns, now_ns - wake.deadline_ns - wake.late_ns

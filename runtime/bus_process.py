@@ -57,7 +57,7 @@ class BusConfig(BaseModel):
     shutdown_errors: int = Field(default=0x3D, ge=0, le=0xFF, description="error bits that stop a motor")
     guard: GuardLimits = GuardLimits()
     servo: ServoConfig = ServoConfig()
-    realtime: RealtimeConfig = RealtimeConfig()
+    realtime: RealtimeConfig = RealtimeConfig(priority=40, lock_memory=True)
 
     @model_validator(mode="after")
     def _watchdog_outlives_a_cycle(self) -> Self:
@@ -80,9 +80,7 @@ def build_loop(config: BusConfig) -> BusLoop:
     """Everything the cycle needs, compiled and mapped. Raises HalError or RuntimeFault."""
     spec = KOCH_LEADER if config.role == "leader" else KOCH_FOLLOWER
     calibration = (
-        Calibration.identity(spec)
-        if config.calibration is None
-        else Calibration.load(config.calibration, spec)
+        Calibration.identity(spec) if config.calibration is None else Calibration.load(config.calibration)
     )
     port = ArmBus(spec, calibration, config.port, config.baud)
     link = ArmLink(port, config.watchdog_ms, config.reconnect_s, config.shutdown_errors)
@@ -111,6 +109,7 @@ def run(config: BusConfig, parent: int) -> None:
     loop = build_loop(config)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's to judge
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
+    loop.prime()
     report = make_realtime(config.realtime)
     log.info("bus process ready arm=%s %s", config.arm, report.line())
     _write_report(config.files, report=report)

@@ -86,6 +86,7 @@ class Fault(IntEnum):
     PORT = 1
     MOTOR = 2
     HARDWARE = 3
+    WATCHDOG = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +96,8 @@ class BusSample:
     ``joints`` as measured (its ``t_ns`` stays behind while the bus is in fault); ``goal`` rad (6,) as let
     through; ``clamped`` guard bits (6,). ``contact_joint`` is an index into JOINTS or −1. ``late_ns`` is how
     late the cycle began, ``exec_ns`` how long it took. ``lost`` replies, ``crc_errors``, ``overruns`` and
-    ``dropped_commands`` (waypoints not accepted) only rise. ``message`` is one line for a person while ``fault`` is
-    set.
+    ``dropped_commands`` (waypoints not accepted) only rise. ``message`` is one line for a person while
+    ``fault`` is set.
     """
 
     index: int

@@ -43,7 +43,7 @@ class CameraHandle:
         self._status = RingReader(config.status(name), STATUS)
 
     def latest(self, max_age_s: float | None = None) -> Frame | None:
-        """The newest picture, or None when there is none younger than ``max_age_s`` (default: the stream's)."""
+        """The newest picture; None when it is older than ``max_age_s`` (default: the stream's freshness)."""
         newest = self._frames.latest()
         if newest is None:
             return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -40,7 +41,7 @@ CameraName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")
 
 
 class CameraSpec(BaseModel):
-    """One camera: an OpenCV device index, path or URL, or a RealSense serial number."""
+    """One camera: an OpenCV device index, path or URL; or a RealSense serial number or recording."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -141,7 +142,10 @@ def open_driver(name: str, spec: CameraSpec) -> Camera:
     if spec.kind == "realsense":
         from hal.cameras.realsense import RealSenseCamera
 
-        return RealSenseCamera(name, spec.source, spec.width, spec.height, spec.fps)
+        recording = Path(spec.source)
+        if recording.is_file():
+            return RealSenseCamera(name, spec.width, spec.height, spec.fps, playback=recording)
+        return RealSenseCamera(name, spec.width, spec.height, spec.fps, serial=spec.source)
     from hal.cameras.opencv import OpenCVCamera
 
     source = int(spec.source) if spec.source.isdecimal() else spec.source
@@ -151,12 +155,16 @@ def open_driver(name: str, spec: CameraSpec) -> Camera:
 def run(config: CameraProcessConfig, parent: int) -> None:
     """Run every camera until the parent goes. Raises RingError."""
     stop = threading.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's to judge
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     workers = [CameraWorker(name, spec, config, open_driver, stop) for name, spec in config.cameras.items()]
     threads = [threading.Thread(target=worker.run, daemon=True) for worker in workers]
     for thread in threads:
         thread.start()
-    while os.getppid() == parent and any(thread.is_alive() for thread in threads):
-        time.sleep(_PARENT_POLL_S)
+    # A worker that dies of something it did not expect takes the process with it, where it is noticed.
+    while os.getppid() == parent and all(thread.is_alive() for thread in threads):
+        if stop.wait(_PARENT_POLL_S):
+            break
     stop.set()
     for thread in threads:
         thread.join(2 * config.timeout_s)
