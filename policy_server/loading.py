@@ -47,10 +47,13 @@ def allowed_path(path: str, roots: tuple[Path, ...]) -> Path:
     """The bundle directory meant, links resolved. Raises PathError outside the roots."""
     if "\0" in path or not path:
         raise PathError("the bundle path is empty or has a NUL byte; give a directory on this host")
-    resolved = Path(path).resolve()
+    try:
+        resolved = Path(path).resolve()
+    except (OSError, RuntimeError) as error:  # too long, or links in a circle
+        raise PathError(f"{path[:256]!r} cannot be resolved; give a directory on this host") from error
     if not any(resolved.is_relative_to(root) for root in roots):
         shown = ", ".join(str(root) for root in roots)
-        raise PathError(f"{path[:256]} is outside the directories bundles may come from ({shown})")
+        raise PathError(f"{path[:256]!r} is outside the directories bundles may come from ({shown})")
     return resolved
 
 

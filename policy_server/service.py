@@ -55,8 +55,8 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
             # against the serving bundle and the switch.
             if activate:
                 self.slots.check_replacement(loaded.slot.manifest, loaded.slot.spec, loaded.slot.version)
-            self.slots.add(loaded.slot)
-            return loaded, self.slots.activate(loaded.slot) if activate else None
+            slot = self.slots.add(loaded.slot)
+            return loaded, self.slots.activate(slot) if activate else None
 
     async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:
         remaining = context.time_remaining()
@@ -79,7 +79,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         try:
             loaded, serving = await self.load(request.path, request.backend, request.activate)
         except ServerError as error:
-            log.warning("load.refused path=%s reason=%s", request.path[:256], error)
+            log.warning("load.refused path=%r reason=%s", request.path[:256], error)
             await _refuse(context, error)
         return pb.LoadResponse(
             version=loaded.slot.version,

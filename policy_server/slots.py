@@ -79,16 +79,20 @@ class BundleSlots:
                 return slot
         return None
 
-    def add(self, slot: Slot) -> None:
-        """Keep a slot, in place of the same version on the same backend; evict what is in excess."""
-        old = self.find(slot.version, slot.backend)
-        if old is not None and not self._is_kept(old):
-            self._slots.remove(old)
+    def add(self, slot: Slot) -> Slot:
+        """Keep a slot and evict what is in excess; returns the resident one if it was there before.
+
+        A version is a content id, so the same version on the same backend is the same thing.
+        """
+        resident = self.find(slot.version, slot.backend)
+        if resident is not None:
+            return resident
         self._slots.append(slot)
         idle = [s for s in self._slots[:-1] if not self._is_kept(s)]
         for excess in idle[: max(len(self._slots) - self._max_resident, 0)]:
             self._slots.remove(excess)
             log.info("slots.evicted version=%s backend=%s", excess.version, excess.backend)
+        return slot
 
     def check_replacement(self, manifest: Manifest, spec: IOSpec, version: str) -> None:
         """Raise RefusedBundleError when a bundle must not take over from the serving one."""
@@ -120,7 +124,7 @@ class BundleSlots:
         slot = self.find(version)
         if slot is None:
             resident = ", ".join(s.version for s in self._slots) or "nothing"
-            raise UnknownVersionError(f"bundle {version[:64]} is not loaded ({resident} is); load it first")
+            raise UnknownVersionError(f"bundle {version[:64]!r} is not loaded ({resident} is); load it first")
         return self.activate(slot)
 
     def rollback(self) -> Serving:

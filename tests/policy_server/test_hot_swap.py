@@ -42,8 +42,11 @@ class Load:
     async def more(self, n: int) -> None:
         """Wait until ``n`` more answers came."""
         goal = len(self.answers) + n
-        while len(self.answers) < goal:
+        for _ in range(10_000):
+            if len(self.answers) >= goal:
+                return
             await asyncio.sleep(0.002)
+        pytest.fail(f"only {len(self.answers)} of {goal} answers came")
 
 
 async def test_swaps_under_a_stream_of_requests_fail_none_and_never_mix(place, running):
@@ -225,6 +228,14 @@ async def test_rollback_goes_back_once(place, running):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await run.stub.Rollback(pb.RollbackRequest(), timeout=5)
         assert "swap to" in caught.value.details()
+
+
+async def test_loading_what_serves_already_changes_nothing(place, running):
+    a = place.bundle("a")
+    async with running(place.config(bundle=a.path)) as run:
+        reply = await run.stub.Load(pb.LoadRequest(path=str(a.path), activate=True), timeout=30)
+        assert (reply.active, reply.epoch) == (True, 1)
+        assert len((await run.stub.Status(pb.StatusRequest(), timeout=5)).slots) == 1
 
 
 async def test_swapping_to_what_is_not_loaded_is_refused(place, running):
