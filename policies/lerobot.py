@@ -115,7 +115,7 @@ def _statistics(
                 raise CheckpointError(
                     f"{directory}: the two processors differ in {name}; repair the checkpoint"
                 )
-        table = {**after, **before}
+        table = {**before, **{key: value for key, value in after.items() if key.startswith(f"{ACTION}.")}}
     else:
         table, modes = _legacy(config, weights), raw.get("normalization_mapping") or {}
     try:

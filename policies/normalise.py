@@ -63,9 +63,9 @@ class Normaliser(nn.Module):
         size = self.config.resize
         if size is not None and tuple(x.shape[2:]) != size:
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        # Subtracted in pixel units: one multiplication less than dividing by 255 first, and exact.
         scale = 1.0 / (255.0 * (self.image_std[index] + NORM_EPS))
-        shift = -self.image_mean[index] / (self.image_std[index] + NORM_EPS)
-        return x * scale.view(1, 3, 1, 1) + shift.view(1, 3, 1, 1)
+        return (x - 255.0 * self.image_mean[index].view(1, 3, 1, 1)) * scale.view(1, 3, 1, 1)
 
 
 def feature_stats(values: Tensor) -> FeatureStats:
