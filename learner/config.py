@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+import tomllib
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from learner.errors import ConfigError
 
 
 class _Frozen(BaseModel):
@@ -46,7 +51,7 @@ class ModelConfig(_Frozen):
     """Which ACT to build; ``overrides`` replace fields of the preset's ``ACTConfig`` by name."""
 
     preset: Literal["small", "full"] = "small"
-    overrides: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    overrides: dict[str, bool | int | float | str | tuple[int, int]] = Field(default_factory=dict)
 
 
 class TrainConfig(_Frozen):
@@ -132,23 +137,71 @@ class SeedPlan(_Frozen):
 
 
 class LearnerConfig(_Frozen):
-    """The learner process: where its things are and how a round is run."""
+    """The learner process: where its things are and how a round is run.
+
+    ``base_where`` and ``corrections_where`` are SQL conditions over the store's catalogue. A round
+    starts when ``min_new_interventions`` corrected episodes are new since the last one. ``ratchet`` is
+    how the command is called (default: beside this Python).
+    """
 
     store: Path
     work: Path
     keys: Path
     trust: Path
-    policy_server: str = "unix:ratchet-policy.sock"
+    name: str = Field(default="pick_place", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")
+    base_where: str = "kind IN ('demo', 'import') AND outcome <> 'failure'"
+    corrections_where: str = "interventions > 0 AND outcome = 'success'"
+    policy_server: str | None = None
     server_timeout_s: float = Field(default=120.0, gt=0.0, le=3600.0)
-    task: str = Field(default="pick_place", min_length=1)
     finetune: FinetuneConfig = FinetuneConfig()
     gate: GateConfig = GateConfig()
     seeds: SeedPlan = SeedPlan()
-    gate_pairs: int = Field(default=100, ge=1, le=9_999)
+    gate_pairs: int = Field(default=200, ge=1, le=9_999)
     audit_pairs: int = Field(default=0, ge=0, le=9_999)
-    calibration_rollouts: int = Field(default=80, ge=1, le=9_999)
+    calibration_rollouts: int = Field(default=80, ge=0, le=9_999)
+    require_calibration: bool = True
     min_new_interventions: int = Field(default=5, ge=1, le=10_000)
     poll_s: float = Field(default=10.0, gt=0.0, le=3600.0)
+    ratchet: tuple[str, ...] = ()
+    rollout_arguments: tuple[str, ...] = ()
     rollout_timeout_s: float = Field(default=1800.0, gt=0.0, le=86_400.0)
     nice: int = Field(default=10, ge=0, le=19)
     idle_scheduling: bool = False
+
+
+C = TypeVar("C", bound=_Frozen)
+
+
+def load_config(path: Path, kind: type[C]) -> C:
+    """Read a TOML file as ``kind``. Raises ConfigError with one line: the file, the key, what is wrong."""
+    try:
+        raw = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error})", "check the path and its syntax") from error
+    return parse_config(raw, kind, str(path))
+
+
+def parse_config(raw: Mapping[str, Any], kind: type[C], where: str) -> C:
+    """Check a table of values. Raises ConfigError naming the first wrong key, with the nearest right one."""
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "file"
+        hint = "see the documentation of the configuration"
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(first["loc"][-1]), _keys(kind), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "remove it"
+            raise ConfigError(f"{where}: unknown key {key}", hint) from None
+        raise ConfigError(f"{where}: {key}: {first['msg']}", hint) from None
+
+
+def _keys(kind: type[BaseModel]) -> list[str]:
+    """Names of all fields, nested ones included."""
+    names: list[str] = []
+    for name, described in kind.model_fields.items():
+        names.append(name)
+        inner = described.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            names += _keys(inner)
+    return names

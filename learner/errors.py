@@ -15,6 +15,10 @@ class LearnerError(Exception):
         super().__init__(f"{what}; {remedy}" if remedy else what)
 
 
+class ConfigError(LearnerError):
+    """A configuration with an unknown key or a value out of bounds."""
+
+
 class DataError(LearnerError):
     """Episodes that cannot be trained on: gaps, missing streams, mismatched shapes, too few."""
 

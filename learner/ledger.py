@@ -149,14 +149,20 @@ class Ledger:
         """Where ``version`` stands; None when it was never seen."""
         return self._latest().get(version)
 
-    def attempts(self) -> int:
-        """Candidates judged since the present champion was crowned."""
-        count = 0
+    def judged(self, besides: str, since_champion: bool = True) -> int:
+        """Versions other than ``besides`` that were judged, since the present champion was crowned or ever."""
+        seen: set[str] = set()
         for entry in reversed(self.history()):
-            if entry.state is State.CHAMPION:
+            if since_champion and entry.state is State.CHAMPION:
                 break
-            count += entry.state in (State.GATED, State.REJECTED)
-        return count
+            if entry.state in (State.GATED, State.REJECTED) and entry.version != besides:
+                seen.add(entry.version)
+        return len(seen)
+
+    def evidence(self, version: str, key: str) -> Any:
+        """The newest value of ``key`` among the evidence of ``version``; None when it has none."""
+        found = [e.evidence[key] for e in self.history(version) if key in e.evidence]
+        return found[-1] if found else None
 
     def history(self, version: str | None = None) -> list[Entry]:
         """All rows, oldest first; only those of ``version`` when given."""

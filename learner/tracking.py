@@ -105,14 +105,14 @@ class Tracker:
             )
         return str(made.version)
 
+    def known(self, model: str, version: str) -> bool:
+        """Whether the bundle ``version`` is registered under ``model``."""
+        return bool(self._versions(model, version))
+
     def set_alias(self, model: str, alias: Alias, version: str) -> None:
         """Point ``alias`` at the registered bundle ``version`` (content id). Raises TrackingError."""
         with self._errors("set an alias"):
-            found = [
-                v
-                for v in self.client.search_model_versions(f"name = '{model}'")
-                if v.tags["bundle"] == version
-            ]
+            found = self._versions(model, version)
             if not found:
                 raise TrackingError(f"bundle {version} is not registered as {model}", "register it first")
             newest = max(found, key=lambda v: int(v.version))
@@ -125,6 +125,10 @@ class Tracker:
         except self._mlflow.exceptions.MlflowException:
             return None
         return found.tags["bundle"], Path(found.source.removeprefix("file://"))
+
+    def _versions(self, model: str, version: str) -> list[Any]:
+        known = self.client.search_model_versions(f"name = '{model}'")
+        return [v for v in known if v.tags.get("bundle") == version]
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:

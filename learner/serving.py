@@ -1,0 +1,90 @@
+"""Telling the policy server what to serve, over its gRPC interface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import grpc
+
+from learner.errors import ServerError
+from protos.ratchet.v1 import policy_pb2, policy_pb2_grpc
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A bundle on the server: its version, whether it serves, and how long each step took."""
+
+    version: str
+    active: bool
+    epoch: int
+    verify_ms: float
+    load_ms: float
+    warm_ms: float
+
+
+class PolicyServer:
+    """Client of ``PolicyService`` for the life of bundles. Every call has a deadline.
+
+    ``address`` is ``unix:/path`` or a loopback ``host:port``.
+    """
+
+    def __init__(self, address: str, timeout_s: float = 120.0) -> None:
+        self._address = address
+        self._timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(address)
+        self._stub = policy_pb2_grpc.PolicyServiceStub(self._channel)
+
+    def load(self, bundle: Path, *, activate: bool, backend: str = "") -> Loaded:
+        """Verify, load and warm ``bundle`` beside the serving one; serve it when ``activate``.
+
+        Raises ServerError when the server is away or refuses it (the serving bundle stays).
+        """
+        request = policy_pb2.LoadRequest(path=str(bundle.absolute()), backend=backend, activate=activate)
+        try:
+            r = self._stub.Load(request, timeout=self._timeout_s, wait_for_ready=False)
+        except grpc.RpcError as error:
+            raise self._error(f"load {bundle.name}", error) from error
+        return Loaded(r.version, r.active, r.epoch, r.verify_ms, r.load_ms, r.warm_ms)
+
+    def swap(self, version: str) -> policy_pb2.SwapResponse:
+        """Serve a loaded bundle from the next request on. Raises ServerError."""
+        try:
+            return self._stub.Swap(policy_pb2.SwapRequest(version=version), timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise self._error(f"swap to {version}", error) from error
+
+    def roll_back(self) -> policy_pb2.SwapResponse:
+        """Serve what served before the last swap. Raises ServerError."""
+        try:
+            return self._stub.Rollback(policy_pb2.RollbackRequest(), timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise self._error("roll back", error) from error
+
+    def active(self) -> str | None:
+        """Version being served; None when nothing is. Raises ServerError."""
+        try:
+            status = self._stub.Status(policy_pb2.StatusRequest(), timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise self._error("ask for its status", error) from error
+        return next((slot.version for slot in status.slots if slot.active), None)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> PolicyServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _error(self, what: str, error: grpc.RpcError) -> ServerError:
+        code = error.code() if isinstance(error, grpc.Call) else None
+        detail = (error.details() or "") if isinstance(error, grpc.Call) else str(error)
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            return ServerError(f"policy server at {self._address} does not answer", "start ratchet serve")
+        return ServerError(f"policy server at {self._address} would not {what}: {detail}", "see its log")
