@@ -150,7 +150,7 @@ class Ledger:
         return self._latest().get(version)
 
     def judged(self, besides: str, since_champion: bool = True) -> int:
-        """Versions other than ``besides`` that were judged, since the present champion was crowned or ever."""
+        """How many versions other than ``besides`` were judged: since the last crowning, or ever."""
         seen: set[str] = set()
         for entry in reversed(self.history()):
             if since_champion and entry.state is State.CHAMPION:
