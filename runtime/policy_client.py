@@ -190,7 +190,10 @@ class PolicyClient:
                 raise PolicyClientError(
                     f"the policy looks through camera {camera}, which has no picture yet", "check the camera"
                 )
-            images.append(encode_image(camera, frame.image, frame.seq, frame.t_ns, self._jpeg_quality))
+            try:
+                images.append(encode_image(camera, frame.image, frame.seq, frame.t_ns, self._jpeg_quality))
+            except CodecError as error:
+                raise PolicyClientError(str(error), "check the camera") from error
         return pb.InferRequest(
             request_id=next(self._ids),
             session=self._session,

@@ -1,0 +1,309 @@
+"""The policy client against a server that does what a test tells it to, over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from hal.types import Frame, JointState
+from protos.codec import decode_image, decode_tensor, encode_tensor
+from protos.ratchet.v1 import policy_pb2 as pb
+from protos.ratchet.v1 import policy_pb2_grpc
+from runtime.chunks import ChunkPlayer
+from runtime.nouns import Observation
+from runtime.policy_client import PolicyClient
+from runtime.policy_types import (
+    PolicyClientError,
+    PolicyRefusedError,
+    PolicyReplyError,
+    PolicyTimeoutError,
+    PolicyUnavailableError,
+)
+
+Spoil = Callable[[pb.InferResponse], None]
+
+
+class Scripted(policy_pb2_grpc.PolicyServiceServicer):
+    """Answers with ones; `spoil` changes the answer, `delay_s` and `refusal` do what they say."""
+
+    def __init__(self) -> None:
+        self.requests: list[pb.InferRequest] = []
+        self.cameras = ["front"]
+        self.epoch = 1
+        self.delay_s = 0.0
+        self.refusal: tuple[grpc.StatusCode, str] | None = None
+        self.spoil: Spoil | None = None
+
+    async def Infer(self, request: pb.InferRequest, context: Any) -> pb.InferResponse:
+        self.requests.append(request)
+        await asyncio.sleep(self.delay_s)
+        if self.refusal is not None:
+            await context.abort(*self.refusal)
+        response = pb.InferResponse(
+            request_id=request.request_id,
+            tick=request.tick,
+            actions=encode_tensor(np.ones((8, 6), dtype=np.float32)),
+            features=encode_tensor(np.zeros(4, dtype=np.float32)),
+            version="abc",
+            epoch=self.epoch,
+            exec_ms=1.5,
+        )
+        if self.spoil is not None:
+            self.spoil(response)
+        return response
+
+    async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusResponse:
+        slots = [pb.Slot(version="abc", active=True, chunk=8, cameras=self.cameras)] if self.cameras else []
+        if request.manifests and slots:
+            slots[0].manifest_json = '{"monitors": null}'
+        return pb.StatusResponse(slots=slots, epoch=self.epoch, served=len(self.requests))
+
+    async def Swap(self, request: pb.SwapRequest, context: Any) -> pb.SwapResponse:
+        if request.version != "def":
+            await context.abort(grpc.StatusCode.NOT_FOUND, "bundle is not loaded; load it first")
+        return pb.SwapResponse(version="def", previous="abc", epoch=self.epoch + 1, swap_ms=0.1)
+
+
+class Bench:
+    """A scripted server that can be stopped and started again at the same address, and a client."""
+
+    def __init__(self, folder: str) -> None:
+        self.address = f"unix:{folder}/s"
+        self.service = Scripted()
+        self.client = PolicyClient(self.address, timeout_s=2.0)
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = grpc.aio.server()
+        policy_pb2_grpc.add_PolicyServiceServicer_to_server(self.service, self._server)
+        self._server.add_insecure_port(self.address)
+        await self._server.start()
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop(None)
+            self._server = None
+
+    async def until(self, done: Callable[[], bool], tick: int = 0) -> None:
+        """Run the loop's side of things until something holds."""
+        end = time.monotonic() + 20
+        while not done():
+            assert time.monotonic() < end, f"never came; last error {self.client.last_error}"
+            self.client.begin(observe(tick))
+            await asyncio.sleep(0.01)
+            self.client.take()
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    with tempfile.TemporaryDirectory(prefix="pc") as folder:
+        bench = Bench(folder)
+        await bench.start()
+        yield bench
+        await bench.client.close()
+        await bench.stop()
+
+
+def observe(tick: int, cameras: tuple[str, ...] = ("front", "wrist")) -> Observation:
+    zeros = np.zeros(6)
+    joints = JointState(
+        tick, tick, zeros + 0.1, zeros, zeros, zeros, zeros,
+        np.zeros(6, np.uint8), np.zeros(6, bool), np.zeros(6, np.int64),
+    )  # fmt: skip
+    image = np.full((4, 6, 3), 7, dtype=np.uint8)
+    return Observation(tick, 1000 + tick, joints, zeros, {c: Frame(c, 3, 990, image) for c in cameras})
+
+
+async def test_an_observation_becomes_a_chunk_and_only_the_wanted_cameras_travel(bench: Bench):
+    chunk = await bench.client.infer(observe(42))
+    assert (chunk.start_tick, chunk.obs_t_ns, chunk.version, chunk.epoch) == (42, 1042, "abc", 1)
+    assert chunk.actions.shape == (8, 6)
+    assert chunk.features is not None
+    assert chunk.features.shape == (4,)
+    (request,) = bench.service.requests
+    assert [image.camera for image in request.images] == ["front"]
+    assert decode_image(request.images[0], 4, 6)[0, 0, 0] == 7
+    np.testing.assert_allclose(decode_tensor(request.state, "state", "f4", (6,)), 0.1, rtol=1e-6)
+    assert ChunkPlayer(4).offer(chunk, 43)
+
+
+async def test_pictures_travel_as_jpeg_by_choice(bench: Bench):
+    client = PolicyClient(bench.address, timeout_s=2.0, jpeg_quality=90)
+    await client.infer(observe(1))
+    await client.close()
+    assert bench.service.requests[0].images[0].data[:2] == b"\xff\xd8"
+
+
+def _nan(response: pb.InferResponse) -> None:
+    response.actions.data = np.full((8, 6), np.nan, dtype=np.float32).tobytes()
+
+
+def _joints(response: pb.InferResponse) -> None:
+    response.actions.CopyFrom(encode_tensor(np.ones((8, 7), dtype=np.float32)))
+
+
+def _long(response: pb.InferResponse) -> None:
+    response.actions.CopyFrom(encode_tensor(np.ones((2000, 6), dtype=np.float32)))
+
+
+def _short(response: pb.InferResponse) -> None:
+    response.actions.data = response.actions.data[:-4]
+
+
+def _features(response: pb.InferResponse) -> None:
+    response.features.dtype = 3
+
+
+def _tick(response: pb.InferResponse) -> None:
+    response.tick += 1
+
+
+def _id(response: pb.InferResponse) -> None:
+    response.request_id += 1
+
+
+@pytest.mark.parametrize("spoil", [_nan, _joints, _long, _short, _features, _tick, _id])
+async def test_an_answer_that_cannot_be_trusted_is_not_a_chunk(bench: Bench, spoil: Spoil):
+    bench.service.spoil = spoil
+    with pytest.raises(PolicyReplyError):
+        await bench.client.infer(observe(1))
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, PolicyRefusedError),
+        (grpc.StatusCode.FAILED_PRECONDITION, PolicyRefusedError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, PolicyUnavailableError),
+        (grpc.StatusCode.UNAVAILABLE, PolicyUnavailableError),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, PolicyTimeoutError),
+        (grpc.StatusCode.INTERNAL, PolicyReplyError),
+        (grpc.StatusCode.UNKNOWN, PolicyReplyError),
+    ],
+)
+async def test_statuses_become_typed_errors_in_one_line(
+    bench: Bench, code: grpc.StatusCode, kind: type[PolicyClientError]
+):
+    bench.service.refusal = (code, "the reason")
+    with pytest.raises(kind) as caught:
+        await bench.client.infer(observe(1))
+    assert "\n" not in str(caught.value)
+    if kind is not PolicyTimeoutError:
+        assert "the reason" in str(caught.value)
+
+
+async def test_every_inference_has_a_deadline(bench: Bench):
+    client = PolicyClient(bench.address, timeout_s=0.2)
+    bench.service.delay_s = 30.0
+    with pytest.raises(PolicyTimeoutError):
+        await asyncio.wait_for(client.infer(observe(1)), 10)
+    await client.close()
+
+
+async def test_a_camera_without_a_picture_is_named_and_nothing_is_sent(bench: Bench):
+    with pytest.raises(PolicyClientError, match="front"):
+        await bench.client.infer(observe(1, cameras=("wrist",)))
+    assert bench.service.requests == []
+
+
+async def test_a_server_without_a_bundle_is_unavailable(bench: Bench):
+    bench.service.cameras = []
+    with pytest.raises(PolicyUnavailableError, match="no bundle"):
+        await bench.client.infer(observe(1))
+
+
+async def test_the_loop_never_waits_and_never_sends_two_at_once(bench: Bench):
+    bench.service.delay_s = 0.3
+    assert bench.client.begin(observe(5))
+    assert not bench.client.begin(observe(6))
+    assert bench.client.in_flight
+    assert bench.client.take() is None
+    await asyncio.sleep(1.0)
+    chunk = bench.client.take()
+    assert chunk is not None
+    assert chunk.start_tick == 5
+    assert bench.client.take() is None
+    assert bench.client.begin(observe(7))
+
+
+async def test_a_gone_server_is_left_alone_for_a_while_then_found_again(bench: Bench):
+    await bench.until(lambda: bench.client.last_error is None and bench.service.requests != [])
+    await bench.stop()
+    await bench.until(lambda: bench.client.failures >= 3)
+    assert isinstance(bench.client.last_error, PolicyUnavailableError)
+    assert not bench.client.begin(observe(1)), "backs off after a failure"
+    await bench.start()
+    seen = len(bench.service.requests)
+    await bench.until(lambda: len(bench.service.requests) > seen and bench.client.last_error is None)
+
+
+async def test_a_frame_that_is_no_picture_is_named(bench: Bench):
+    observation = observe(2)
+    observation.frames["front"] = Frame("front", 1, 1, np.zeros((4, 4), dtype=np.uint8))
+    with pytest.raises(PolicyClientError, match="front"):
+        await bench.client.infer(observation)
+
+
+async def test_failures_never_raise_into_the_loop_not_even_bugs(bench: Bench):
+    await bench.client.infer(observe(1))
+    assert bench.client.begin(replace(observe(2), joints=None))  # type: ignore[arg-type]
+    await asyncio.sleep(0.2)
+    assert bench.client.take() is None
+    assert bench.client.failures == 1
+    assert isinstance(bench.client.last_error, AttributeError)
+
+
+async def test_the_epoch_never_falls_when_the_server_counts_afresh(bench: Bench):
+    epochs = []
+    for epoch in (1, 2, 5, 1, 1, 2, 1):
+        bench.service.epoch = epoch
+        epochs.append((await bench.client.infer(observe(1))).epoch)
+    assert epochs == [1, 2, 5, 6, 6, 7, 8]
+
+
+async def test_another_policys_cameras_are_learnt_after_a_refusal(bench: Bench):
+    await bench.client.infer(observe(1))
+    bench.service.cameras = ["front", "wrist"]
+    bench.service.refusal = (grpc.StatusCode.INVALID_ARGUMENT, "images")
+    with pytest.raises(PolicyRefusedError):
+        await bench.client.infer(observe(2))
+    bench.service.refusal = None
+    await bench.client.infer(observe(3))
+    assert [image.camera for image in bench.service.requests[-1].images] == ["front", "wrist"]
+
+
+async def test_status_and_swap(bench: Bench):
+    status = await bench.client.status(manifests=True)
+    assert status.active is not None
+    assert (status.active.version, status.active.manifest) == ("abc", {"monitors": None})
+    swapped = await bench.client.swap("def")
+    assert (swapped.version, swapped.previous, swapped.epoch) == ("def", "abc", 2)
+    with pytest.raises(PolicyRefusedError, match="not loaded"):
+        await bench.client.swap("ghi")
+
+
+async def test_closing_gives_up_what_is_under_way(bench: Bench):
+    bench.service.delay_s = 30.0
+    bench.client.begin(observe(1))
+    await asyncio.sleep(0.1)
+    await asyncio.wait_for(bench.client.close(), 5)
+    await bench.client.close()
+    assert not bench.client.in_flight
+
+
+def test_the_client_needs_no_torch():
+    modules = "runtime.policy_client, runtime.monitors, runtime.chunks"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    root = Path(__file__).resolve().parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
