@@ -15,6 +15,9 @@ from runtime.remote.config import RemoteConfig
 from runtime.remote.errors import BadRequestError, RemoteError, UnidentifiedError, one_line
 from runtime.remote.roles import Caller, Role, authorise, caller_from_uris
 
+# Stopping is never refused for a formality.
+_NEEDS_NO_DEADLINE = frozenset({"/ratchet.v1.RobotControl/EStop", "/ratchet.v1.RobotControl/Stop"})
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -82,7 +85,7 @@ class Gate(grpc.aio.ServerInterceptor):
 
     def _admit(self, method: str, context: Context, *, unary: bool) -> None:
         authorise(self.caller(context), method)
-        if not unary:
+        if not unary or method in _NEEDS_NO_DEADLINE:
             return
         remaining_s = context.time_remaining()
         limit_s = self._config.max_deadline_s
