@@ -164,8 +164,14 @@ def _guard_joint(
 
     # Stop at the window's edges; a goal that the window left behind goes back to it.
     room_up, room_down = window_high - goal, goal - window_low
-    most = braking_speed(room_up, acceleration, dt) if room_up >= 0.0 else room_up / dt
-    least = -braking_speed(room_down, acceleration, dt) if room_down >= 0.0 else -room_down / dt
+    most = braking_speed(max(room_up, 0.0), acceleration, dt)
+    least = -braking_speed(max(room_down, 0.0), acceleration, dt)
+    if room_up < 0.0:
+        most = room_up / dt
+        least = min(least, most)
+    elif room_down < 0.0:
+        least = -room_down / dt
+        most = max(least, most)
     if step > most or step < least:
         at_position = (step > most and window_high == high) or (step < least and window_low == low)
         bits |= 1 if at_position else 8

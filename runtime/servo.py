@@ -33,12 +33,19 @@ _GRIPPER = NUM_JOINTS - 1
 
 
 @numba.njit(cache=True, nogil=True)
-def _interpolate(wanted: Vector, path: Vector, done: float, span_s: float) -> None:
-    """Fill ``wanted`` (2, n: position, velocity) at ``done`` (0 … 1) of ``path`` (2, n: from, to)."""
+def _interpolate(wanted: Vector, path: Vector, done: float, span_s: float, ease: bool) -> None:
+    """Fill ``wanted`` (2, n: position, velocity) at ``done`` (0 … 1) of ``path`` (2, n: from, to).
+
+    In a straight line, or with ``ease`` along 3d² − 2d³, which begins and ends at rest. A ``span_s``
+    of 0 means that the path is over.
+    """
+    d = min(max(done, 0.0), 1.0)
+    share = d * d * (3.0 - 2.0 * d) if ease else d
+    slope = 6.0 * d * (1.0 - d) if ease else 1.0
     for i in range(path.shape[1]):
         way = path[1, i] - path[0, i]
-        wanted[0, i] = path[1, i] if done >= 1.0 else path[0, i] + done * way
-        wanted[1, i] = way / span_s if span_s > 0.0 else 0.0
+        wanted[0, i] = path[1, i] if d >= 1.0 else path[0, i] + share * way
+        wanted[1, i] = slope * way / span_s if span_s > 0.0 else 0.0
 
 
 class ServoCore:
@@ -247,7 +254,8 @@ class ServoCore:
             span_ns = self._target_ns - self._from_ns
             done = (now_ns - self._from_ns) / span_ns if span_ns > 0 else 1.0
             moving = span_ns > 0 and now_ns - self._dt_ns < self._target_ns
-            _interpolate(self._wanted, self._path, done, span_ns / NS if moving else 0.0)
+            span_s = span_ns / NS if moving else 0.0
+            _interpolate(self._wanted, self._path, done, span_s, self._phase is Phase.LOWER)
 
     def _watch_contact(self, measured: JointState) -> float:
         """Freeze on contact; the largest residual of this step."""
@@ -294,7 +302,8 @@ class ServoCore:
         np.clip(self._path[1], self._table[0], self._table[1], out=self._path[1])
         way = float(np.abs(self._path[1] - self._path[0]).max())
         self._from_ns = self._now_ns
-        self._target_ns = self._now_ns + round(way / self.config.lower_speed * NS)
+        # The eased path is half as fast again in its middle as on average.
+        self._target_ns = self._now_ns + round(1.5 * way / self.config.lower_speed * NS)
         self._release_ns = self._target_ns + round(self.config.settle_s * NS)
         self._phase, self._cause = Phase.LOWER, HoldCause.NONE
         self._contact_joint = -1
