@@ -76,7 +76,8 @@ def start_bench(
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise BenchError(f"the bench ended at its start (exit {process.returncode})", f"read {log_path}")
+            last = (log_path.read_text(errors="replace").splitlines() or ["no reason given"])[-1]
+            raise BenchError(f"the bench ended at its start: {last}", f"read {log_path}")
         if info_path.exists():
             try:
                 return BenchHandle(process, BenchInfo.model_validate_json(info_path.read_text()))

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hal.bench.backends import FollowerBackend, LeaderBackend
 from hal.bench.control import Arguments, BenchInfo, BenchTask, ControlServer
@@ -32,7 +32,7 @@ from hal.bench.model import CAMERAS
 from hal.bench.wire import EmulatorFaults
 from hal.bench.world import Region, World, WorldConfig
 from hal.dynamixel.arm import KOCH_FOLLOWER, KOCH_LEADER
-from hal.errors import BenchError
+from hal.errors import BenchError, HalError
 from hal.types import JOINTS, NUM_JOINTS
 
 log = logging.getLogger(__name__)
@@ -298,10 +298,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--parent-pid", type=int, default=None, help="end when this process is gone")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    bench = Bench(BenchConfig(**vars(options)))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: bench.end())
-    bench.run()
+    try:
+        bench = Bench(BenchConfig(**vars(options)))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: bench.end())
+        bench.run()
+    except (HalError, ValidationError) as error:
+        log.error("bench_failed reason=%s", error)
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":
