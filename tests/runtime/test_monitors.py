@@ -10,7 +10,7 @@ import pytest
 
 from hal.types import JointState
 from runtime.monitors import MonitorBank, MonitorConfig, MonitorRow
-from runtime.monitors.thresholds import Thresholds, ThresholdError
+from runtime.monitors.thresholds import ThresholdError, Thresholds
 from runtime.nouns import Flag, Source
 
 TICK_NS = 33_333_333
