@@ -10,7 +10,6 @@ When it is ready the bench writes ``bench.json`` (a ``BenchInfo``) into its run 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 import os
 import resource
@@ -18,22 +17,20 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hal.bench.backends import FollowerBackend, LeaderBackend
-from hal.bench.control import Arguments, BenchInfo, BenchTask, ControlServer
-from hal.bench.demonstrator import Demonstrator
+from hal.bench.breakage import Breakage
+from hal.bench.control import Arguments, BenchInfo, ControlServer
+from hal.bench.direction import Direction
 from hal.bench.emulator import EmulatorConfig, ServoEmulator
 from hal.bench.launch import INFO_FILE
-from hal.bench.mjpeg import MODES, Feed, MjpegServer
+from hal.bench.mjpeg import Feed, MjpegServer
 from hal.bench.model import CAMERAS
-from hal.bench.wire import EmulatorFaults
-from hal.bench.world import Region, World, WorldConfig
+from hal.bench.world import World, WorldConfig
 from hal.dynamixel.arm import KOCH_FOLLOWER, KOCH_LEADER
 from hal.errors import BenchError, HalError
-from hal.types import JOINTS, NUM_JOINTS
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +69,11 @@ class Bench:
             "follower": ServoEmulator(KOCH_FOLLOWER, self._follower, self._bus_config("follower")),
             "leader": ServoEmulator(KOCH_LEADER, self._leader, self._bus_config("leader")),
         }
-        self._faults = {arm: EmulatorFaults() for arm in self._buses}
-        self._reported_errors = [0] * NUM_JOINTS
         self._feeds = {name: Feed(name, noise_seed=i) for i, name in enumerate(CAMERAS)}
         self._mjpeg = MjpegServer(list(self._feeds.values()))
         self._control = ControlServer(config.dir / "bench.sock")
-        self._demonstrator: Demonstrator | None = None
+        self._direction = Direction(self._world, self._follower, self._leader)
+        self._breakage = Breakage(self._world, self._buses, self._feeds)
         self._steps = self._skipped = 0
         self._ending = False
 
@@ -115,7 +111,7 @@ class Bench:
     def _step(self) -> None:
         self._control.serve_pending(self._handle)
         if self._steps % STEPS_PER_TICK == 0:
-            self._guide_leader()
+            self._direction.guide(STEPS_PER_TICK)
         self._leader.step()
         self._follower.apply()
         self._world.step()
@@ -126,48 +122,26 @@ class Bench:
             name = CAMERAS[0 if phase == 0 else 1]
             self._feeds[name].publish(self._world.render(name), time.monotonic_ns())
         elif phase == 2:
-            self._report_errors()
+            self._breakage.report_errors()
         self._steps += 1
         parent = self.config.parent_pid
         if parent is not None and self._steps % _PARENT_CHECK_STEPS == 0 and os.getppid() != parent:
             log.info("bench_parent_gone pid=%d", parent)
             self._ending = True
 
-    def _guide_leader(self) -> None:
-        if self._demonstrator is None:
-            return
-        self._leader.guide(self._demonstrator.step(), STEPS_PER_TICK)
-        if self._demonstrator.done:
-            self._demonstrator = None
-
-    def _report_errors(self) -> None:
-        """Errors that arose in the world appear in the servos' registers, where they stay until a reboot."""
-        errors = list(self._world.hardware_errors)
-        fresh = {
-            motor.id: errors[i]
-            for i, motor in enumerate(KOCH_FOLLOWER.motors)
-            if errors[i] & ~self._reported_errors[i]
-        }
-        self._reported_errors = errors
-        if fresh:
-            faults = self._faults["follower"]
-            self._buses["follower"].set_faults(faults.model_copy(update={"hardware_error": fresh}))
-            self._buses["follower"].set_faults(faults)
-            log.info("bench_hardware_error motors=%s", fresh)
-
     # --- control socket -----------------------------------------------------------------------------
 
     def _handle(self, request: Arguments) -> Arguments:
         arguments = {key: value for key, value in request.items() if key != "op"}
         operations: dict[str, Callable[..., Arguments | None]] = {
-            "reset": self._reset,
-            "demonstrate": self._demonstrate,
-            "stop_demonstration": self._stop_demonstration,
-            "task": self._task,
-            "motor_fault": self._motor_fault,
-            "bus_fault": self._bus_fault,
-            "camera_fault": self._camera_fault,
-            "obstacle": self._obstacle,
+            "reset": self._direction.reset,
+            "demonstrate": self._direction.demonstrate,
+            "stop_demonstration": self._direction.stop_demonstration,
+            "task": self._direction.task,
+            "motor_fault": self._breakage.motor,
+            "bus_fault": self._breakage.bus,
+            "camera_fault": self._breakage.camera,
+            "obstacle": self._breakage.obstacle,
             "info": self._info_reply,
             "shutdown": self._shutdown,
         }
@@ -175,71 +149,6 @@ class Bench:
         if operation is None:
             raise BenchError(f"unknown op {request['op']!r}", "see BenchClient for what there is")
         return operation(**arguments) or {}
-
-    def _reset(self, seed: int, region: str = "full") -> None:
-        where = cast(Region, region)
-        if where not in get_args(Region):
-            raise BenchError(f"unknown region {region!r}", f"use one of {', '.join(get_args(Region))}")
-        self._demonstrator = None
-        if self._follower.energised:
-            self._world.reset_cube(seed, where)
-            return
-        self._world.reset(seed, where)
-        self._follower.hold()
-        self._leader.place(self._world.position)
-
-    def _demonstrate(self, seed: int) -> None:
-        self._demonstrator = Demonstrator(self._world, seed)
-        self._demonstrator.begin()
-
-    def _stop_demonstration(self) -> None:
-        self._demonstrator = None
-        self._leader.let_go()
-
-    def _task(self) -> Arguments:
-        state = dataclasses.asdict(self._world.task())
-        return BenchTask(**state, demonstrating=self._demonstrator is not None).model_dump()
-
-    def _motor_fault(self, joint: str, friction: float = 0.0, heat: float = 0.0) -> None:
-        if joint not in JOINTS:
-            raise BenchError(f"the arm has no joint {joint!r}", f"use one of {', '.join(JOINTS)}")
-        index = JOINTS.index(joint)
-        self._world.faults.friction_nm[index] = float(friction)
-        self._world.faults.heat_c_s[index] = float(heat)
-
-    def _bus_fault(
-        self,
-        arm: str,
-        drop: float = 0.0,
-        corrupt: float = 0.0,
-        delay_ms: float = 0.0,
-        silent_id: int | None = None,
-        disconnect: bool = False,
-    ) -> None:
-        bus = self._buses.get(arm)
-        if bus is None:
-            raise BenchError(f"the bench has no arm {arm!r}", "use follower or leader")
-        silent = frozenset[int]() if silent_id is None else frozenset({silent_id})
-        self._faults[arm] = EmulatorFaults(drop=drop, corrupt=corrupt, delay_ms=delay_ms, silent_ids=silent)
-        bus.set_faults(self._faults[arm])
-        if disconnect:
-            bus.disconnect()
-        else:
-            bus.connect()
-
-    def _camera_fault(self, camera: str, mode: str) -> None:
-        if camera not in self._feeds:
-            raise BenchError(f"the bench has no camera {camera!r}", f"use one of {', '.join(CAMERAS)}")
-        if mode not in MODES:
-            raise BenchError(f"a camera cannot fail by {mode!r}", f"use one of {', '.join(MODES)}")
-        self._feeds[camera].mode = mode
-
-    def _obstacle(self, xyz: list[float] | None = None) -> None:
-        if xyz is None:
-            self._world.obstruct(None)
-        else:
-            x, y, z = (float(v) for v in xyz)
-            self._world.obstruct((x, y, z))
 
     def _shutdown(self) -> None:
         self._ending = True

@@ -1,0 +1,85 @@
+"""What can be broken on a running bench: motors, buses, cameras, the free space around the arm."""
+
+from __future__ import annotations
+
+import logging
+
+from hal.bench.emulator import ServoEmulator
+from hal.bench.mjpeg import MODES, Feed
+from hal.bench.model import CAMERAS
+from hal.bench.wire import EmulatorFaults
+from hal.bench.world import World
+from hal.dynamixel.arm import KOCH_FOLLOWER
+from hal.errors import BenchError
+from hal.types import JOINTS, NUM_JOINTS
+
+log = logging.getLogger(__name__)
+
+
+class Breakage:
+    """Faults of one bench; called only from its loop."""
+
+    def __init__(self, world: World, buses: dict[str, ServoEmulator], feeds: dict[str, Feed]) -> None:
+        self._world, self._buses, self._feeds = world, buses, feeds
+        self._faults = {arm: EmulatorFaults() for arm in buses}
+        self._reported_errors = [0] * NUM_JOINTS
+
+    def motor(self, joint: str, friction: float = 0.0, heat: float = 0.0) -> None:
+        """Friction (N·m) and heating (°C/s) added to a joint of the follower."""
+        if joint not in JOINTS:
+            raise BenchError(f"the arm has no joint {joint!r}", f"use one of {', '.join(JOINTS)}")
+        index = JOINTS.index(joint)
+        self._world.faults.friction_nm[index] = float(friction)
+        self._world.faults.heat_c_s[index] = float(heat)
+
+    def bus(
+        self,
+        arm: str,
+        drop: float = 0.0,
+        corrupt: float = 0.0,
+        delay_ms: float = 0.0,
+        silent_id: int | None = None,
+        disconnect: bool = False,
+    ) -> None:
+        """Replace the faults of one arm's bus; what is not named is healed."""
+        bus = self._buses.get(arm)
+        if bus is None:
+            raise BenchError(f"the bench has no arm {arm!r}", "use follower or leader")
+        silent = frozenset[int]() if silent_id is None else frozenset({silent_id})
+        self._faults[arm] = EmulatorFaults(drop=drop, corrupt=corrupt, delay_ms=delay_ms, silent_ids=silent)
+        bus.set_faults(self._faults[arm])
+        if disconnect:
+            bus.disconnect()
+        else:
+            bus.connect()
+
+    def camera(self, camera: str, mode: str) -> None:
+        """Make a camera fail in one of MODES."""
+        if camera not in self._feeds:
+            raise BenchError(f"the bench has no camera {camera!r}", f"use one of {', '.join(CAMERAS)}")
+        if mode not in MODES:
+            raise BenchError(f"a camera cannot fail by {mode!r}", f"use one of {', '.join(MODES)}")
+        self._feeds[camera].mode = mode
+
+    def obstacle(self, xyz: list[float] | None = None) -> None:
+        """Put the block at ``xyz`` m, or away."""
+        if xyz is None:
+            self._world.obstruct(None)
+        else:
+            x, y, z = (float(v) for v in xyz)
+            self._world.obstruct((x, y, z))
+
+    def report_errors(self) -> None:
+        """Errors that arose in the world appear in the servos' registers, where they stay until a reboot."""
+        errors = list(self._world.hardware_errors)
+        fresh = {
+            motor.id: errors[i]
+            for i, motor in enumerate(KOCH_FOLLOWER.motors)
+            if errors[i] & ~self._reported_errors[i]
+        }
+        self._reported_errors = errors
+        if fresh:
+            faults = self._faults["follower"]
+            self._buses["follower"].set_faults(faults.model_copy(update={"hardware_error": fresh}))
+            self._buses["follower"].set_faults(faults)
+            log.info("bench_hardware_error motors=%s", fresh)
