@@ -14,7 +14,6 @@ from pathlib import Path
 
 from episodes.errors import DiskFullError, StoreError, StoreFormatError
 from episodes.marker import Marker
-from episodes.spec import plain_json
 
 SCHEMA_VERSION = 1
 
@@ -141,13 +140,10 @@ class Catalogue:
             "cameras": ",".join(meta.cameras),
             "bytes": sum(size for size, _ in marker.files.values()),
             "digest": marker.content_digest(),
-            "provenance": json.dumps(provenance, default=plain_json),
+            "provenance": json.dumps(provenance, sort_keys=True),
             "durable": int(durable),
         }
-        flags = [
-            (meta.id, f.kind, f.start_ns, f.end_ns, f.score, json.dumps(f.evidence, default=plain_json))
-            for f in meta.flags
-        ]
+        flags = [(meta.id, f.kind, f.start_ns, f.end_ns, f.score, json.dumps(f.evidence)) for f in meta.flags]
         spans = [(meta.id, i.start_ns, i.end_ns, i.by) for i in meta.interventions]
         with self._lock, self._guarded(), self._transaction():
             self._delete(meta.id)
@@ -176,9 +172,11 @@ class Catalogue:
             self._db.execute("PRAGMA synchronous=NORMAL")
 
     def ids(self) -> dict[str, tuple[str, bool]]:
-        """id → (content digest, durable) of every row."""
+        """id → (content digest, durable) of every row, oldest first."""
         with self._lock, self._guarded():
-            found = self._db.execute("SELECT id, digest, durable FROM episodes").fetchall()
+            found = self._db.execute(
+                "SELECT id, digest, durable FROM episodes ORDER BY started_wall, id"
+            ).fetchall()
         return {i: (digest, bool(durable)) for i, digest, durable in found}
 
     def rows(self, table: str) -> list[tuple[object, ...]]:
@@ -235,6 +233,4 @@ _FROM_META = {
 
 
 def _text(value: object) -> str | None:
-    return (
-        None if value is None else value if isinstance(value, str) else json.dumps(value, default=plain_json)
-    )
+    return None if value is None else value if isinstance(value, str) else json.dumps(value)

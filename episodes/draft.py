@@ -56,7 +56,7 @@ class Draft:
                 "id": self.episode_id,
                 "started_wall": self.started_wall,
                 "started_ns": self.started_ns,
-                "spec": self.spec.model_dump(mode="json"),
+                "spec": self.spec.model_dump(),
             }
         ).encode()
 
@@ -95,35 +95,32 @@ def read_journal(path: Path) -> Scanned:
     end = journal.ScanEnd()
     if path.stat().st_size == 0:
         return Scanned(None, end)
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        with memoryview(mapped) as data:
-            draft: Draft | None = None
-            for record in journal.scan(data, end):
-                draft = _apply(draft, record, path)
-                record.payload.release()
-        return Scanned(draft, end)
+    draft: Draft | None = None
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for record in journal.scan(data, end):
+            draft = _apply(draft, record, path)
+    return Scanned(draft, end)
 
 
 def _apply(draft: Draft | None, record: journal.Record, path: Path) -> Draft | None:
     try:
         if record.kind is RecordKind.HEADER:
-            header = json.loads(bytes(record.payload))
+            header = json.loads(record.payload)
             spec = EpisodeSpec.model_validate(header["spec"])
             return Draft(str(header["id"]), spec, str(header["started_wall"]), int(header["started_ns"]))
         if draft is None:
             raise ValueError("no header")
         if record.kind is RecordKind.END:
-            ending = json.loads(bytes(record.payload))
+            ending = json.loads(record.payload)
             draft.outcome, draft.reason, draft.ended = ending["outcome"], str(ending["reason"]), True
             return draft
         for kind, index, body, offset in journal.blocks(record):
-            with body:
-                if kind is BlockKind.ROWS:
-                    draft.rows[index].append(bytes(body))
-                elif kind is BlockKind.FRAME:
-                    draft.frames[index].append(journal.frame_row(body, offset))
-                else:
-                    draft.add_event(json.loads(bytes(body)))
+            if kind is BlockKind.ROWS:
+                draft.rows[index].append(body)
+            elif kind is BlockKind.FRAME:
+                draft.frames[index].append(journal.frame_row(body, offset))
+            else:
+                draft.add_event(json.loads(body))
     except (ValueError, KeyError, IndexError, TypeError, struct.error, ValidationError) as error:
         raise DamagedError(f"journal {path} makes no sense ({type(error).__name__})") from error
     return draft

@@ -12,6 +12,7 @@ drops).
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import struct
 from collections.abc import Iterator
@@ -24,7 +25,6 @@ import google_crc32c
 
 from episodes.errors import DamagedError
 from episodes.files import FileLayer
-from episodes.spec import plain_json
 
 _RECORD = struct.Struct("<2sBBIQ")  # magic, version, kind, sequence, payload bytes; then crc32c
 _CRC = struct.Struct("<I")
@@ -42,6 +42,12 @@ class RecordKind(IntEnum):
     HEADER = 1
     GROUP = 2
     END = 3
+
+
+Data = bytes | mmap.mmap
+"""A journal's bytes; slices are copies, so a map may be closed at any time."""
+
+_KINDS = frozenset(map(int, RecordKind))
 
 
 class BlockKind(IntEnum):
@@ -88,7 +94,7 @@ class GroupBuilder:
 
     def event(self, event: dict[str, Any]) -> None:
         """A flag, an intervention or the drop counts, as JSON."""
-        data = json.dumps(event, default=plain_json).encode()
+        data = json.dumps(event).encode()
         self._add(_BLOCK.pack(BlockKind.EVENT, 0, len(data)), data)
 
     def take(self) -> bytes:
@@ -140,7 +146,7 @@ class Record:
     """One valid record and the file offset of its payload."""
 
     kind: RecordKind
-    payload: memoryview
+    payload: bytes
     offset: int
 
 
@@ -154,7 +160,7 @@ class ScanEnd:
     damaged: bool = False
 
 
-def scan(data: memoryview, end: ScanEnd) -> Iterator[Record]:
+def scan(data: Data, end: ScanEnd) -> Iterator[Record]:
     """The valid records of a journal in order; fills ``end`` when exhausted."""
     position = 0
     sequence = 0
@@ -167,7 +173,7 @@ def scan(data: memoryview, end: ScanEnd) -> Iterator[Record]:
     end.damaged = _more_follows(data, position)
 
 
-def _parse(data: memoryview, position: int, sequence: int) -> Record | None:
+def _parse(data: Data, position: int, sequence: int) -> Record | None:
     start = position + _HEAD_BYTES
     if start > len(data):
         return None
@@ -176,34 +182,26 @@ def _parse(data: memoryview, position: int, sequence: int) -> Record | None:
     if magic != _MAGIC or version != _VERSION or seq != sequence or length > _MAX_PAYLOAD:
         return None
     payload = data[start : start + length]
-    if len(payload) != length or kind not in RecordKind:
+    if len(payload) != length or kind not in _KINDS:
         return None
     (crc,) = _CRC.unpack(data[start - _CRC.size : start])
-    if google_crc32c.extend(google_crc32c.value(bytes(head)), bytes(payload)) != crc:
+    if google_crc32c.extend(google_crc32c.value(head), payload) != crc:
         return None
     return Record(RecordKind(kind), payload, start)
 
 
-def _more_follows(data: memoryview, position: int) -> bool:
+def _more_follows(data: Data, position: int) -> bool:
     """Whether a further record header lies after the unreadable one: then it is damage."""
-    rest = bytes(data[position + 1 :])
-    found = rest.find(_MAGIC)
-    while found >= 0:
-        if found + _RECORD.size <= len(rest):
-            _, version, kind, seq, length = _RECORD.unpack_from(rest, found)
-            at = position + 1 + found
-            if (
-                version == _VERSION
-                and kind in RecordKind
-                and length <= _MAX_PAYLOAD
-                and _parse(data, at, seq)
-            ):
-                return True
-        found = rest.find(_MAGIC, found + 1)
+    at = data.find(_MAGIC, position + 1)
+    while 0 <= at <= len(data) - _HEAD_BYTES:
+        sequence = _RECORD.unpack(data[at : at + _RECORD.size])[3]
+        if _parse(data, at, sequence) is not None:
+            return True
+        at = data.find(_MAGIC, at + 1)
     return False
 
 
-def blocks(record: Record) -> Iterator[tuple[BlockKind, int, memoryview, int]]:
+def blocks(record: Record) -> Iterator[tuple[BlockKind, int, bytes, int]]:
     """Blocks of a group: kind, stream or camera index, bytes, and their offset in the file."""
     payload, position = record.payload, 0
     while position < len(payload):
@@ -219,7 +217,7 @@ def blocks(record: Record) -> Iterator[tuple[BlockKind, int, memoryview, int]]:
         position = start + length
 
 
-def frame_row(body: memoryview, offset: int) -> FrameRow:
+def frame_row(body: bytes, offset: int) -> FrameRow:
     """The frame described by a FRAME block whose bytes lie at ``offset`` of the file."""
     t_ns, seq, repeated, crc = _FRAME.unpack_from(body)
     return FrameRow(t_ns, seq, bool(repeated), offset + _FRAME.size, len(body) - _FRAME.size, crc)

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from episodes.errors import DamagedError
-from episodes.spec import EpisodeMeta, plain_json
+from episodes.spec import EpisodeMeta
 from episodes.zarrfile import FileTable
 
 MARKER_NAME = "episode.json"
@@ -38,7 +38,7 @@ class Marker:
         """The marker's bytes: canonical JSON with a digest over everything else in it."""
         body = {
             "format": FORMAT,
-            "meta": self.meta.model_dump(mode="json"),
+            "meta": self.meta.model_dump(),
             "files": {name: list(entry) for name, entry in self.files.items()},
         }
         return _canonical({**body, "sha256": hashlib.sha256(_canonical(body)).hexdigest()})
@@ -68,4 +68,4 @@ _REMEDY = "run verify on the store and restore the episode from a copy"
 
 
 def _canonical(body: Any) -> bytes:
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), default=plain_json).encode()
+    return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()

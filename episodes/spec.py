@@ -6,11 +6,14 @@ label. Units are SI.
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from episodes.errors import RecordingError
 
 Kind = Literal["demo", "rollout", "intervention", "import"]
 Outcome = Literal["success", "failure", "unknown"]
@@ -189,3 +192,15 @@ def plain_json(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def json_copy(value: dict[str, Any], what: str) -> dict[str, Any]:
+    """``value`` through JSON and back: what cannot be written fails now, and the copy is ours.
+
+    Raises RecordingError naming ``what``.
+    """
+    try:
+        copied: dict[str, Any] = json.loads(json.dumps(value, default=plain_json))
+    except (TypeError, ValueError) as error:
+        raise RecordingError(f"{what} is not JSON ({error})", "use plain values") from error
+    return copied

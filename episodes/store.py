@@ -33,7 +33,7 @@ from episodes.marker import Marker
 from episodes.publish import publish
 from episodes.reader import Episode
 from episodes.recovery import JOURNAL_SUFFIX, RecoveryReport, recover, set_aside
-from episodes.spec import EpisodeMeta, EpisodeSpec, plain_json, wall_label
+from episodes.spec import EpisodeMeta, EpisodeSpec, json_copy, wall_label
 from episodes.verify import VerifyReport, verify_store
 from episodes.writer import EpisodeWriter, WriterConfig
 
@@ -129,14 +129,7 @@ class EpisodeStore:
         self._writable()
         name = episode_id or f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
         started = time.monotonic_ns() if started_ns is None else started_ns
-        try:
-            # Through JSON and back: what cannot be written must fail now, and later changes
-            # of the caller's dict must not reach the episode.
-            provenance = json.loads(json.dumps(spec.provenance, default=plain_json))
-        except (TypeError, ValueError) as error:
-            raise RecordingError(
-                f"the provenance of episode {name} is not JSON ({error})", "use plain values"
-            ) from error
+        provenance = json_copy(spec.provenance, f"the provenance of episode {name}")
         spec = spec.model_copy(update={"provenance": provenance})
         path = self.root / "journals" / (name + JOURNAL_SUFFIX)
         with self._writers_lock:
@@ -247,7 +240,7 @@ class EpisodeStore:
 
     def ids(self) -> list[str]:
         """Ids of all published episodes, oldest first."""
-        return self.select("true")
+        return list(self.catalogue.ids())
 
     def query(self, sql: str) -> list[dict[str, Any]]:
         """DuckDB SQL over the tables episodes, flags, interventions. Raises QueryError."""

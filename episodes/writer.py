@@ -24,7 +24,7 @@ from episodes.draft import Draft
 from episodes.errors import RecordingError, StoreError
 from episodes.files import FileLayer, io_error
 from episodes.journal import FrameRow, GroupBuilder, JournalWriter, RecordKind
-from episodes.spec import DropCount, EpisodeMeta, FlagRow, Frozen, InterventionRow, Outcome
+from episodes.spec import DropCount, EpisodeMeta, FlagRow, Frozen, InterventionRow, Outcome, json_copy
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +175,8 @@ class EpisodeWriter:
         self, kind: str, start_ns: int, end_ns: int, score: float, evidence: dict[str, Any] | None = None
     ) -> None:
         """Note something about a span of the episode."""
-        row = FlagRow(kind=kind, start_ns=start_ns, end_ns=end_ns, score=score, evidence=evidence or {})
+        copied = json_copy(evidence or {}, f"the evidence of flag {kind}")
+        row = FlagRow(kind=kind, start_ns=start_ns, end_ns=end_ns, score=score, evidence=copied)
         self._put_event({"flag": row.model_dump()})
 
     def intervention(self, start_ns: int, end_ns: int, by: str) -> None:
@@ -234,10 +235,10 @@ class EpisodeWriter:
     def _put(self, name: str, t_ns: int, size: int, take: Take) -> bool:
         self._check()
         while not self._backlog.put(size, take):
+            self._backlog.wake.set()
             if not self._config.wait_when_full:
                 self._backlog.count_drop(name, t_ns)
                 return False
-            self._backlog.wake.set()
             time.sleep(0.0005)
             self._check()
         return True
@@ -280,6 +281,8 @@ class EpisodeWriter:
         finally:
             self._journal.close()
             self._publisher.forget(self.id)
+            if meta is None and self._error is None and self._closing == "end":
+                self._error = RecordingError(f"the recorder of episode {self.id} failed", "see the log")
             self._ref.resolve(meta, self._error)
 
     def _record(self) -> None:
@@ -293,6 +296,8 @@ class EpisodeWriter:
                 return
             while self._backlog and self._group_bytes < self._config.group_bytes:
                 self._backlog.take_one()
+                if time.monotonic() >= deadline:
+                    break
             full = self._group_bytes >= self._config.group_bytes
             if full or closing or time.monotonic() >= deadline:
                 self._commit()

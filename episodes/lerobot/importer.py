@@ -195,7 +195,8 @@ class _Job:
             height, width = self._size(feature)
             cameras.append(CameraSpec(name=camera_name(feature.key), height=height, width=width))
         return EpisodeSpec(
-            task=self._task(), fps=self.dataset.fps, streams=tuple(streams), cameras=tuple(cameras), kind="import",
+            task=self._task(), kind="import", fps=self.dataset.fps,
+            streams=tuple(streams), cameras=tuple(cameras),
             provenance={
                 "source": self.digest, "format": f"lerobot {self.dataset.version}",
                 "dataset": self.dataset.root.name, "episode_index": self.item.index,
