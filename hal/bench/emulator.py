@@ -91,6 +91,8 @@ class ServoEmulator:
         self._link = self.config.link or Path(self._directory or "", f"tty-{spec.name}")
         self._master: int | None = None
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
+        self._poller = select.poll()
+        self._poller.register(self._wake, select.POLLIN)
         self._jobs: queue.SimpleQueue[tuple[Callable[[], None], threading.Event]] = queue.SimpleQueue()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -187,12 +189,14 @@ class ServoEmulator:
         fresh.symlink_to(path)
         fresh.replace(self._link)
         self._parser.clear()
+        self._poller.register(master, select.POLLIN)
         self._master = master
 
     def _disconnect(self) -> None:
         if self._master is None:
             return
         self._link.unlink(missing_ok=True)
+        self._poller.unregister(self._master)
         os.close(self._master)
         self._master = None
 
@@ -220,12 +224,8 @@ class ServoEmulator:
 
     def _wait(self) -> tuple[bool, bool]:
         """(the port has bytes, nobody has it open)."""
-        poller = select.poll()
-        poller.register(self._wake, select.POLLIN)
-        if self._master is not None:
-            poller.register(self._master, select.POLLIN)
         readable = hung_up = False
-        for fd, event in poller.poll(_IDLE_MS):
+        for fd, event in self._poller.poll(_IDLE_MS):
             if fd == self._wake:
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(self._wake)

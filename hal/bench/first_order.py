@@ -61,6 +61,12 @@ class FirstOrderBackend:
             self._goal[:] = position
             self._t_ns = self._clock.now_ns()
 
+    def set_time_constant(self, seconds: float) -> None:
+        """Make the motors quicker or slower, τ > 0."""
+        with self._lock:
+            self._advance()
+            self._tau = seconds
+
     def heat(self, index: int, celsius: float) -> None:
         """Set a motor's temperature, °C."""
         with self._lock:

@@ -144,7 +144,7 @@ def _transaction(infos: tuple[MotorInfo, ...], group: list[int], method: Method,
     per_motor = BLOCK_BYTES + (FAST_OVERHEAD if fast else STATUS_OVERHEAD)
     return _Transaction(
         instruction=build(BROADCAST_ID, code, params),
-        ids=np.frombuffer(ids, dtype=np.uint8),
+        ids=np.array(list(ids), dtype=np.uint8),
         rows=np.array(group, dtype=np.intp),
         parse=parse_fast_reply if fast else parse_status_replies,
         reply_bytes=len(group) * per_motor + (8 if fast else 0),
