@@ -82,20 +82,22 @@ def import_lerobot(
         _refuse_missing(dataset, chosen)
     known = _known_sources(store)
     pending: EpisodeRef | None = None
-    for done, item in enumerate(chosen):
-        if progress is not None:
-            progress(ImportProgress(done, len(chosen), report.frames))
-        job = _Job(dataset, item, image_size, outcome, report)
-        if job.digest in known:
-            report.skipped.append(item.index)
-            continue
-        ref = job.record(store)
-        if pending is not None:  # one episode is published while the next one is decoded
+    try:
+        for done, item in enumerate(chosen):
+            if progress is not None:
+                progress(ImportProgress(done, len(chosen), report.frames))
+            job = _Job(dataset, item, image_size, outcome, report)
+            if job.digest in known:
+                report.skipped.append(item.index)
+                continue
+            ref = job.record(store)
+            known.add(job.digest)
+            if pending is not None:  # one episode is published while the next one is decoded
+                pending.wait()
+            pending = ref
+    finally:
+        if pending is not None:
             pending.wait()
-        pending = ref
-        known.add(job.digest)
-    if pending is not None:
-        pending.wait()
     if progress is not None:
         progress(ImportProgress(len(chosen), len(chosen), report.frames))
     return report
