@@ -14,6 +14,7 @@ import logging
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,7 @@ STEP_NS = 1_000_000_000 // 240
 STEPS_PER_TICK = 8
 _LATE_LIMIT_NS = 50_000_000  # beyond this the loop skips instead of catching up
 _PARENT_CHECK_STEPS = 60
+_SWITCH_S = 0.0005
 
 
 class BenchConfig(BaseModel):
@@ -207,6 +209,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--parent-pid", type=int, default=None, help="end when this process is gone")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    # A bus thread must not wait the default 5 ms for the interpreter while a picture is being encoded.
+    sys.setswitchinterval(_SWITCH_S)
     try:
         bench = Bench(BenchConfig(**vars(options)))
         for number in (signal.SIGTERM, signal.SIGINT):
