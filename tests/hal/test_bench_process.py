@@ -17,8 +17,10 @@ from hal.bench.world import World
 from hal.calibration import Calibration
 from hal.cameras.opencv import OpenCVCamera
 from hal.dynamixel.arm import KOCH_FOLLOWER, KOCH_LEADER
-from hal.dynamixel.bus import ArmBus
+from hal.dynamixel.bus import ArmBus, BusConfig
 from hal.errors import BenchError, MotorError, PortError
+
+PATIENT = BusConfig(margin_ms=25.0, max_coast=10)  # these tests are about the bench, not about timing
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,9 @@ def follower(bench: BenchHandle) -> Iterator[ArmBus]:
 
 @pytest.fixture
 def leader(bench: BenchHandle) -> Iterator[ArmBus]:
-    bus = ArmBus(KOCH_LEADER, Calibration.identity(KOCH_LEADER), bench.info.leader_port, bench.info.baud)
+    bus = ArmBus(
+        KOCH_LEADER, Calibration.identity(KOCH_LEADER), bench.info.leader_port, bench.info.baud, PATIENT
+    )
     bus.open()
     yield bus
     bus.close()
