@@ -33,6 +33,8 @@ from hal.errors import BenchError
 _log = logging.getLogger(__name__)
 
 _IDLE_MS = 5  # how often the watchdogs are looked at while the bus is quiet
+_SLEEP_SLACK_NS = 50_000  # what a sleep oversleeps: that much is spun, so that wire time is exact
+_REALTIME_PRIORITY = 50  # above any process of ours
 _BAUD_OF_SPEED = {speed: baud for baud, speed in SPEEDS.items()}
 
 
@@ -42,7 +44,8 @@ class EmulatorConfig(BaseModel):
     ``wire_time`` makes bytes take as long as they do at ``baud``. ``check_baud`` makes motors
     deaf to a port set to another rate. ``firmware`` is what the motors report. ``indirect_data``
     moves the indirect area, as older firmware has it. ``link`` is where the stable path of the
-    port is made; a temporary directory by default. ``seed`` draws the faults.
+    port is made; a temporary directory by default. ``seed`` draws the faults. ``realtime`` asks
+    for SCHED_FIFO: motors are hardware and do not wait for the software that is tested on them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,6 +57,7 @@ class EmulatorConfig(BaseModel):
     indirect_data: int | None = Field(default=None, ge=208, le=256)
     link: Path | None = None
     seed: int = 0
+    realtime: bool = True
 
 
 class ServoEmulator:
@@ -207,6 +211,8 @@ class ServoEmulator:
                 motor.set_hardware_error(motor.peek("Hardware_Error_Status") | bits)
 
     def _serve(self) -> None:
+        if self.config.realtime:
+            self._ask_for_realtime()
         while not self._stopping:
             readable, hung_up = self._wait()
             while not self._jobs.empty():
@@ -221,6 +227,15 @@ class ServoEmulator:
                 self._receive(self._master)
             elif hung_up:
                 time.sleep(_IDLE_MS / 1000)  # nobody has the port open, and poll would not wait
+
+    def _ask_for_realtime(self) -> None:
+        policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+        try:
+            os.sched_setscheduler(0, policy, os.sched_param(_REALTIME_PRIORITY))
+        except PermissionError:
+            _log.info(
+                "no real-time priority: port=%s effect=late replies when the machine is busy", self.port
+            )
 
     def _wait(self) -> tuple[bool, bool]:
         """(the port has bytes, nobody has it open)."""
@@ -256,9 +271,11 @@ class ServoEmulator:
                 self._send(master, *self._wire.reply(pieces, self._faults))
 
     def _send(self, master: int, data: bytes, due_ns: int) -> None:
-        wait_ns = due_ns - time.monotonic_ns()
+        wait_ns = due_ns - time.monotonic_ns() - _SLEEP_SLACK_NS
         if wait_ns > 0:
             time.sleep(wait_ns * 1e-9)
+        while time.monotonic_ns() < due_ns:
+            pass
         try:
             os.write(master, data)
         except OSError as error:
