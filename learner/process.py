@@ -227,7 +227,7 @@ class _Round:
         except CalibrationError as error:
             log.warning("round.not_calibrated reason=%s", error)
             return raw
-        evaluation = {
+        evaluation: dict[str, Any] = {
             "success_rate": result.success_rate,
             "interval": list(result.interval),
             "rollouts": count,

@@ -1,0 +1,1 @@
+"""Health of the motors, from the telemetry that every episode carries."""
