@@ -234,7 +234,7 @@ class ServoEmulator:
             os.sched_setscheduler(0, policy, os.sched_param(_REALTIME_PRIORITY))
         except PermissionError:
             _log.info(
-                "no real-time priority: port=%s effect=late replies when the machine is busy", self.port
+                "no real-time priority: port=%s effect=late replies under load", self.port
             )
 
     def _wait(self) -> tuple[bool, bool]:
