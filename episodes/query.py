@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from episodes.catalogue import TABLES, Catalogue
 from episodes.errors import QueryError
@@ -22,8 +23,6 @@ def query(catalogue: Catalogue, sql: str) -> list[dict[str, Any]]:
 
     Raises QueryError with DuckDB's message on one line.
     """
-    import pyarrow as pa
-
     with duckdb.connect(":memory:", config={"threads": 1}) as db:
         for table, columns in TABLES.items():
             rows = catalogue.rows(table)
@@ -49,6 +48,4 @@ def query(catalogue: Catalogue, sql: str) -> list[dict[str, Any]]:
 
 
 def _arrow(kind: str) -> Any:
-    import pyarrow as pa
-
     return {"VARCHAR": pa.string(), "BIGINT": pa.int64(), "DOUBLE": pa.float64()}[_TYPES[kind]]

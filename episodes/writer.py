@@ -23,7 +23,9 @@ from episodes.backlog import Backlog, Take
 from episodes.draft import Draft
 from episodes.errors import RecordingError, StoreError
 from episodes.files import FileLayer, io_error
-from episodes.journal import FrameRow, GroupBuilder, JournalWriter, RecordKind
+from episodes.group import Group
+from episodes.journal import JournalWriter, RecordKind
+from episodes.ref import EpisodeRef as EpisodeRef  # part of this module's interface
 from episodes.spec import DropCount, EpisodeMeta, FlagRow, Frozen, InterventionRow, Outcome, json_copy
 
 log = logging.getLogger(__name__)
@@ -57,39 +59,6 @@ class Publisher(Protocol):
         """The episode is no longer being written by this process."""
 
 
-class EpisodeRef:
-    """A finished episode on its way to the disk."""
-
-    def __init__(self, episode_id: str) -> None:
-        self.id = episode_id
-        self._done = threading.Event()
-        self._meta: EpisodeMeta | None = None
-        self._error: StoreError | None = None
-
-    def wait(self, timeout_s: float | None = None) -> EpisodeMeta:
-        """Wait until the episode is published; its metadata.
-
-        Raises the StoreError that kept it from being published (its journal is kept), or
-        RecordingError after ``timeout_s``.
-        """
-        if not self._done.wait(timeout_s):
-            raise RecordingError(f"episode {self.id} is not published after {timeout_s} s", "wait longer")
-        if self._error is not None:
-            raise self._error
-        assert self._meta is not None
-        return self._meta
-
-    @property
-    def done(self) -> bool:
-        """True when published or failed."""
-        return self._done.is_set()
-
-    def resolve(self, meta: EpisodeMeta | None, error: StoreError | None) -> None:
-        """Called once, by the writer's thread."""
-        self._meta, self._error = meta, error
-        self._done.set()
-
-
 class EpisodeWriter:
     """Records one episode. Thread-safe; made by ``EpisodeStore.begin``."""
 
@@ -111,16 +80,10 @@ class EpisodeWriter:
         self._streams = {s.name: (i, np.dtype(s.dtype), s.shape) for i, s in enumerate(draft.spec.streams)}
         self._cameras = {c.name: (i, (c.height, c.width, 3)) for i, c in enumerate(draft.spec.cameras)}
         self._backlog = Backlog(config.queue_items, config.queue_bytes)
-        self._drops_journaled: dict[str, DropCount] = {}
         self._error: StoreError | None = None
         self._closing: str | None = None  # "end" or "discard"
         self._ref = EpisodeRef(self.id)
-        # Filled by the thread only: rows and frames of the group being built.
-        self._group = GroupBuilder()
-        self._rows: list[list[bytes]] = [[] for _ in draft.spec.streams]
-        self._frames: list[tuple[int, FrameRow]] = []
-        self._events: list[dict[str, Any]] = []
-        self._group_bytes = 0
+        self._group = Group(draft, journal)  # touched by the thread only
         self._thread = threading.Thread(target=self._run, name=f"episode-{self.id}", daemon=True)
 
     def start(self) -> None:
@@ -146,7 +109,7 @@ class EpisodeWriter:
                 "check the spec",
             )
         data = _TIMES.pack(t_ns, seq) + array.tobytes()
-        return self._put(stream, t_ns, len(data), lambda: self._take_row(index, data))
+        return self._put(stream, t_ns, len(data), lambda: self._group.add_row(index, data))
 
     def append_frame(
         self, camera: str, t_ns: int, seq: int, rgb: npt.NDArray[np.uint8], repeated: bool = False
@@ -166,7 +129,7 @@ class EpisodeWriter:
             )
         image = rgb.copy()
         queued = self._put(
-            camera, t_ns, image.nbytes, lambda: self._take_frame(index, t_ns, seq, repeated, image)
+            camera, t_ns, image.nbytes, lambda: self._group.add_frame(index, t_ns, seq, repeated, image)
         )
         self._backlog.wake.set()  # encode at once: a burst of pictures at the deadline would be late
         return queued
@@ -245,25 +208,9 @@ class EpisodeWriter:
 
     def _put_event(self, event: dict[str, Any]) -> None:
         self._check()
-        self._backlog.put_always(lambda: self._events.append(event))
+        self._backlog.put_always(lambda: self._group.add_event(event))
 
     # ---- the thread's side ------------------------------------------------------------------
-
-    def _take_row(self, index: int, data: bytes) -> None:
-        self._rows[index].append(data)
-        self._group_bytes += len(data)
-
-    def _take_frame(
-        self, index: int, t_ns: int, seq: int, repeated: bool, image: npt.NDArray[np.uint8]
-    ) -> None:
-        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-        encoded, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, self.spec.jpeg_quality])
-        if not encoded:
-            raise RecordingError(f"a picture of {self.spec.cameras[index].name} cannot be encoded as JPEG")
-        data = jpeg.tobytes()
-        offset, crc = self._group.frame(index, t_ns, seq, repeated, data)
-        self._frames.append((index, FrameRow(t_ns, seq, repeated, offset, len(data), crc)))
-        self._group_bytes += len(data)
 
     def _run(self) -> None:
         meta: EpisodeMeta | None = None
@@ -294,45 +241,19 @@ class EpisodeWriter:
             closing = self._closing
             if closing == "discard":
                 return
-            while self._backlog and self._group_bytes < self._config.group_bytes:
+            while self._backlog and self._group.bytes < self._config.group_bytes:
                 self._backlog.take_one()
                 if time.monotonic() >= deadline:
                     break
-            full = self._group_bytes >= self._config.group_bytes
+            full = self._group.bytes >= self._config.group_bytes
             if full or closing or time.monotonic() >= deadline:
-                self._commit()
+                self._group.commit(self._backlog.drops())
                 deadline = time.monotonic() + period
             if self._backlog:
                 self._backlog.wake.set()
             elif closing == "end":
                 self._journal.append(RecordKind.END, self._draft.end_record())
                 return
-
-    def _commit(self) -> None:
-        """Write the group, and only then count it as part of the draft."""
-        rows = [(i, b"".join(parts)) for i, parts in enumerate(self._rows) if parts]
-        for index, data in rows:
-            self._group.rows(index, data)
-        drops = self.drops
-        if drops != self._drops_journaled:
-            self._events.append({"drops": {name: drop.model_dump() for name, drop in drops.items()}})
-        for event in self._events:
-            self._group.event(event)
-        if self._group.size == 0:
-            return
-        start = self._journal.append(RecordKind.GROUP, self._group.take())
-        for index, data in rows:
-            self._draft.rows[index].append(data)
-            self._rows[index].clear()
-        for index, row in self._frames:
-            moved = FrameRow(row.t_ns, row.seq, row.repeated, start + row.offset, row.length, row.crc)
-            self._draft.frames[index].append(moved)
-        for event in self._events:
-            self._draft.add_event(event)
-        self._drops_journaled = drops
-        self._frames.clear()
-        self._events.clear()
-        self._group_bytes = 0
 
     def _kept(self) -> str:
         kept = self._journal.committed_bytes

@@ -152,3 +152,21 @@ def test_half_written_groups_are_removed(root: Path) -> None:
         assert store.recovery.partial_removed == 1
         assert store.ids() == ["a", "b"]
     assert not (root / "episodes" / "c.partial").exists()
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_group_durability_trusts_nothing_it_did_not_sync(tmp_path: Path, torn: bool) -> None:
+    """Killed before sync(): what reached the disk whole is kept, what did not is found out at once."""
+    with EpisodeStore.open(tmp_path / "s", durability="group") as store:
+        record_episode(store, 12, "synced")
+        store.sync()
+        record_episode(store, 12, "unsynced")
+        shutil.copytree(store.root, tmp_path / "after")
+    if torn:  # a power cut: the name is there, the bytes are not
+        chunk = tmp_path / "after" / "episodes" / "unsynced" / "action" / "0.0"
+        chunk.write_bytes(b"")
+    with EpisodeStore.open(tmp_path / "after") as after:
+        assert after.ids() == (["synced"] if torn else ["synced", "unsynced"])
+        assert after.recovery.damaged == (["unsynced"] if torn else [])
+        assert after.verify().ok
+        assert after.select("NOT durable") == []
