@@ -1,3 +1,4 @@
+# ruff: noqa: N802 (method names are the wire contract's)
 """A TrainingService on this machine: one job at a time, each in a process of its own.
 
 Jobs live in folders; a service that is started again takes up what had not ended.
@@ -51,13 +52,11 @@ class LocalTrainingService(training_pb2_grpc.TrainingServiceServicer):
 
     # --- the interface ---------------------------------------------------------------------------
 
-    def SubmitJob(  # noqa: N802
+    def SubmitJob(
         self, request: training_pb2.SubmitJobRequest, context: grpc.ServicerContext
     ) -> training_pb2.Job:
         if not _KEY.match(request.idempotency_key):
-            context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, "the idempotency key is no plain word"
-            )
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the idempotency key is no plain word")
         try:
             TrainConfig.model_validate_json(request.config_json)
         except ValidationError as error:
@@ -84,10 +83,10 @@ class LocalTrainingService(training_pb2_grpc.TrainingServiceServicer):
                 context.abort(grpc.StatusCode.ALREADY_EXISTS, "this idempotency key belongs to another job")
         return self._job(folder)
 
-    def GetJob(  # noqa: N802self, request: training_pb2.GetJobRequest, context: grpc.ServicerContext) -> training_pb2.Job:
+    def GetJob(self, request: training_pb2.GetJobRequest, context: grpc.ServicerContext) -> training_pb2.Job:
         return self._job(self._folder(request.id, context))
 
-    def WatchJob(  # noqa: N802
+    def WatchJob(
         self, request: training_pb2.GetJobRequest, context: grpc.ServicerContext
     ) -> Iterator[training_pb2.Job]:
         folder = self._folder(request.id, context)
@@ -101,7 +100,7 @@ class LocalTrainingService(training_pb2_grpc.TrainingServiceServicer):
                 return
             time.sleep(_POLL_S)
 
-    def CancelJob(  # noqa: N802
+    def CancelJob(
         self, request: training_pb2.GetJobRequest, context: grpc.ServicerContext
     ) -> training_pb2.Job:
         folder = self._folder(request.id, context)
@@ -112,7 +111,7 @@ class LocalTrainingService(training_pb2_grpc.TrainingServiceServicer):
                     os.killpg(self._running[1].pid, signal.SIGKILL)
         return self._job(folder)
 
-    def FetchBundle(  # noqa: N802
+    def FetchBundle(
         self, request: training_pb2.GetJobRequest, context: grpc.ServicerContext
     ) -> Iterator[training_pb2.BundlePiece]:
         folder = self._folder(request.id, context)
