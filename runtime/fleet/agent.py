@@ -66,6 +66,7 @@ class FleetAgent:
         self.topics = Topics(site, robot)
         self.stats = FleetStats()
         self.connected = False
+        self._ending = False
         self._session = 0
         self._rng = random.Random()
         self._posted = asyncio.Event()
@@ -96,6 +97,13 @@ class FleetAgent:
                 group.create_task(self._executor.run())
                 group.create_task(self._handle_arrivals())
                 group.create_task(self._stay_connected())
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    # A connection that breaks while it is being cancelled raises its own error
+                    # instead, so the cancellation alone would not tell it to end.
+                    self._ending = True
+                    raise
         finally:
             self._journal.close()
 
@@ -116,9 +124,8 @@ class FleetAgent:
                 await self._connection()
             except* aiomqtt.MqttError as errors:
                 _log.warning("fleet broker away reason=%s", errors.exceptions[0])
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise asyncio.CancelledError  # a failed disconnect must not hide that we were told to end
+            if self._ending:
+                return
             if time.monotonic() - started_s > _SETTLED_S:
                 waits = transport.backoff(config.backoff_min_s, config.backoff_max_s, self._rng)
             await asyncio.sleep(next(waits))
