@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hal.calibration import Calibration
 from hal.dynamixel.arm import KOCH_FOLLOWER, KOCH_LEADER
 from hal.dynamixel.bus import ArmBus
+from hal.dynamixel.bus import BusConfig as ReplyConfig
 from hal.errors import HalError
 from hal.types import NUM_JOINTS, JointState
 from runtime.bus_link import ArmLink
@@ -55,6 +56,7 @@ class BusConfig(BaseModel):
     watchdog_ms: int = Field(default=100, ge=20, le=2540)
     reconnect_s: float = Field(default=0.5, ge=0.05, le=60.0)
     shutdown_errors: int = Field(default=0x3D, ge=0, le=0xFF, description="error bits that stop a motor")
+    replies: ReplyConfig = ReplyConfig()
     guard: GuardLimits = GuardLimits()
     servo: ServoConfig = ServoConfig()
     realtime: RealtimeConfig = RealtimeConfig(priority=40, lock_memory=True)
@@ -82,7 +84,7 @@ def build_loop(config: BusConfig) -> BusLoop:
     calibration = (
         Calibration.identity(spec) if config.calibration is None else Calibration.load(config.calibration)
     )
-    port = ArmBus(spec, calibration, config.port, config.baud)
+    port = ArmBus(spec, calibration, config.port, config.baud, config.replies)
     link = ArmLink(port, config.watchdog_ms, config.reconnect_s, config.shutdown_errors)
     core = None
     if config.role == "follower":

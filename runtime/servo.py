@@ -30,6 +30,8 @@ from runtime.streams import NS, SERVO_HZ
 __all__ = ["HoldCause", "Phase", "ServoConfig", "ServoCore", "ServoCounters", "ServoStep", "Verdict"]
 
 _GRIPPER = NUM_JOINTS - 1
+_ARRIVED_RAD = 1e-3
+_LOWER_GRACE_NS = 2 * NS
 
 
 @numba.njit(cache=True, nogil=True)
@@ -248,7 +250,7 @@ class ServoCore:
         held_ns = now_ns - self._hold_ns
         if self._phase is Phase.HOLD and not latched and held_ns >= self.config.hold_limit_s * NS:
             self._begin_lower()
-        if self._phase is Phase.LOWER and now_ns >= self._release_ns:
+        if self._phase is Phase.LOWER and self._lowered():
             self.release()
         elif self._phase in (Phase.FOLLOW, Phase.LOWER):
             span_ns = self._target_ns - self._from_ns
@@ -256,6 +258,16 @@ class ServoCore:
             moving = span_ns > 0 and now_ns - self._dt_ns < self._target_ns
             span_s = span_ns / NS if moving else 0.0
             _interpolate(self._wanted, self._path, done, span_s, self._phase is Phase.LOWER)
+
+    def _lowered(self) -> bool:
+        """The goal has arrived at the rest pose, or twice the time it should have taken has passed.
+
+        Missed cycles make it late; an arm that something holds up never lets it arrive.
+        """
+        if self._now_ns < self._release_ns:
+            return False
+        arrived = float(np.abs(self._path[1] - self._state[0]).max()) < _ARRIVED_RAD
+        return arrived or self._now_ns >= 2 * self._release_ns - self._from_ns + _LOWER_GRACE_NS
 
     def _watch_contact(self, measured: JointState) -> float:
         """Freeze on contact; the largest residual of this step."""

@@ -59,7 +59,7 @@ class ServoConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rest_pose: tuple[_Angle, ...] = (0.0, -1.2, 1.2, 0.0, 0.0)
+    rest_pose: tuple[_Angle, ...] = (0.0, -1.55, 1.65, 0.35, 0.0)
     lower_speed: float = Field(0.3, gt=0.0, le=2.0)
     settle_s: float = Field(0.5, ge=0.0, le=10.0)
     hold_limit_s: float = Field(30.0, gt=0.0, le=3600.0)

@@ -126,7 +126,7 @@ def test_expired_holds_then_lowers_then_releases() -> None:
     assert (step.phase, step.torque) == (Phase.LOWER, True)
     assert bench.command(0.1) is Verdict.REFUSED
     before = len(bench.goals)
-    step = bench.run(2.5)
+    step = bench.run(3.2)
     assert (step.phase, step.torque) == (Phase.RELEASE, False)
     np.testing.assert_allclose(step.goal[:5], QUICK.rest_pose, atol=1e-6)
     assert step.goal[5] == pytest.approx(0.25, abs=1e-6), "the gripper keeps what it holds"
@@ -134,6 +134,27 @@ def test_expired_holds_then_lowers_then_releases() -> None:
     assert speeds.max() == pytest.approx(QUICK.lower_speed, rel=0.01)
     assert np.array(bench.goals)[:, 1].min() >= QUICK.rest_pose[1] - 1e-6, "no overshoot into the table"
     assert bench.core.counters.expiries == 1
+
+
+def test_lowering_arrives_even_when_cycles_are_missed() -> None:
+    """Each cycle moves as far as one period allows; when half of them are missing it takes longer."""
+    bench = Bench(position=0.2).start()
+    bench.core.lower()
+    step = None
+    while step is None or step.torque:
+        bench.now += 8 * STEP
+        step = bench.core.step(bench.now, bench.joints())
+        bench.position = step.goal
+    np.testing.assert_allclose(step.goal[:5], QUICK.rest_pose, atol=1e-2)
+
+
+def test_lowering_onto_something_releases_in_the_end() -> None:
+    bench = Bench(QUICK.model_copy(update={"contact": None}), position=0.2).start()
+    bench.run(0.05)
+    bench.blocked = True
+    bench.core.lower()
+    assert bench.run(2.0).torque
+    assert not bench.run(10.0).torque
 
 
 def test_moving_arm_brakes_when_its_commander_falls_silent() -> None:
