@@ -11,12 +11,14 @@ import torch
 
 from policies.act import ACT
 from policies.bundle import Bundle, write_bundle
+from policies.config import ACTConfig, CameraShape
 from policies.errors import ExportError, GoldenMismatchError, InputError
 from policies.export import RawBatch, Tolerances, export_bundle
 from policies.golden import check_golden, pack_golden
 from policies.keys import KeyPair
 from policies.manifest import BUNDLE_FILES, GOLDEN_FILE, BundleMeta
 from policies.normalise import Normaliser
+from policies.quantise import SCHEMES, quantise
 from policies.session import ChunkResult, OnnxSession
 from policies.torch_session import TorchSession, load_model
 from tests.policies.conftest import TINY, make_batch, make_model, make_stats
@@ -173,8 +175,33 @@ def test_read_only_frames_are_accepted(exported: Bundle) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_compiled_form_agrees(exported: Bundle) -> None:
-    assert check_golden(TorchSession(exported, compile=True), exported) < 1e-4
+def test_compiled_form_agrees(tmp_path: Path, key: KeyPair) -> None:
+    config = ACTConfig.model_validate(
+        {
+            **TINY.model_dump(),
+            "cameras": (CameraShape(name="front", height=32, width=32),),
+            "backbone_blocks": 1,
+            "use_vae": False,
+        }
+    )
+    model, normaliser = make_model(config)
+    meta = BundleMeta(name="one_camera")
+    bundle = export_bundle(model, normaliser, tmp_path / "b", key, meta, [make_batch(config, 4)])
+    assert check_golden(TorchSession(bundle, compile=True), bundle) < 1e-4
+
+
+def test_the_more_exact_scheme_leaves_first_convolutions_and_linear_layers_alone(
+    exported: Bundle, tmp_path: Path
+) -> None:
+    state, images = make_batch(TINY, 4)
+    feed = {"state": state, **{f"image.{name}": image for name, image in images.items()}}
+    quantise(exported.onnx_path("fp32"), tmp_path / "exact.onnx", [feed], SCHEMES[1])
+    graph = onnx.load(tmp_path / "exact.onnx").graph
+    coded = {output for node in graph.node if node.op_type == "DequantizeLinear" for output in node.output}
+    plain = [node for node in graph.node if node.op_type == "Conv" and node.input[1] not in coded]
+    assert len(plain) == len(TINY.cameras)
+    assert not [node for node in graph.node if node.op_type == "MatMul" and coded & set(node.input)]
+    assert [path.name for path in tmp_path.iterdir()] == ["exact.onnx"]
 
 
 def test_imported_statistics_need_not_be_per_joint_equal(tmp_path: Path, key: KeyPair) -> None:
