@@ -175,7 +175,8 @@ def _export_onnx(served: ServedACT, samples: RawBatch, out: Path) -> None:
     names = list(example)
     outputs = ["actions", "features"]
     with warnings.catch_warnings():
-        # The tracing exporter is the old one, but gives the same graph ten times faster.
+        # The tracing exporter is the deprecated one; it was 4 to 13 times faster to export than the
+        # other, and the models it made were as exact and ran at the same speed.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             served,

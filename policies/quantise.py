@@ -32,7 +32,7 @@ SCHEMES = (
     Scheme("QDQ uint8×int8: convolutions but the first of each backbone", ("Conv",), True),
 )
 """From fastest to most exact. Attention's products, softmax, norms and the action head always stay
-float32: they cost little and are where rounding shows."""
+float32, by precaution: they are a small part of the work, and the error hardly depends on them."""
 
 
 def quantise(source: Path, out: Path, feeds: Sequence[Feed], scheme: Scheme) -> None:
