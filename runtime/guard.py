@@ -27,10 +27,10 @@ from hal.types import JOINTS, NUM_JOINTS, Vector
 
 Bits = npt.NDArray[np.uint8]
 
-_Position = Annotated[FiniteFloat, Field(ge=-4 * np.pi, le=4 * np.pi)]
-_Velocity = Annotated[FiniteFloat, Field(gt=0.0, le=30.0)]
-_Acceleration = Annotated[FiniteFloat, Field(gt=0.0, le=2000.0)]
-_Distance = Annotated[FiniteFloat, Field(gt=0.0, le=2 * np.pi)]
+_Angle = Annotated[FiniteFloat, Field(ge=-4 * np.pi, le=4 * np.pi)]
+_Speed = Annotated[FiniteFloat, Field(gt=0.0, le=30.0)]
+_Rate = Annotated[FiniteFloat, Field(gt=0.0, le=2000.0)]
+_Reach = Annotated[FiniteFloat, Field(gt=0.0, le=2 * np.pi)]
 
 
 class Clamp(IntFlag):
@@ -41,6 +41,10 @@ class Clamp(IntFlag):
     ACCELERATION = 4
     DISTANCE = 8
     REJECTED = 16
+
+
+# The same as plain numbers, for the kernels.
+_POSITION, _VELOCITY, _ACCELERATION, _DISTANCE, _REJECTED = 1, 2, 4, 8, 16
 
 
 class GuardLimits(BaseModel):
@@ -54,11 +58,11 @@ class GuardLimits(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    position_min: tuple[_Position, ...] = (-3.15,) * NUM_JOINTS
-    position_max: tuple[_Position, ...] = (3.15,) * NUM_JOINTS
-    velocity: tuple[_Velocity, ...] = (3.5, 3.5, 3.5, 3.5, 3.5, 5.0)
-    acceleration: tuple[_Acceleration, ...] = (40.0, 40.0, 40.0, 40.0, 40.0, 80.0)
-    distance: tuple[_Distance, ...] = (0.6, 0.6, 0.6, 0.6, 0.6, 1.0)
+    position_min: tuple[_Angle, ...] = (-3.15,) * NUM_JOINTS
+    position_max: tuple[_Angle, ...] = (3.15,) * NUM_JOINTS
+    velocity: tuple[_Speed, ...] = (3.5, 3.5, 3.5, 3.5, 3.5, 5.0)
+    acceleration: tuple[_Rate, ...] = (40.0, 40.0, 40.0, 40.0, 40.0, 80.0)
+    distance: tuple[_Reach, ...] = (0.6, 0.6, 0.6, 0.6, 0.6, 1.0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -143,10 +147,8 @@ def _guard_joint(
     window_high = max(min(measured + reach, high), low)
     bits = 0
     target = min(max(wanted, window_low), window_high)
-    if wanted < low or wanted > high:
-        bits |= 1
-    elif target != wanted:
-        bits |= 8
+    if target != wanted:
+        bits |= _POSITION if wanted < low or wanted > high else _DISTANCE
 
     # Follow the moving target; close what is missing no faster than can be braked relative to it.
     ahead = min(max(wanted_velocity, -top_speed), top_speed)
@@ -155,15 +157,30 @@ def _guard_joint(
     step = ahead + closing if missing > 0.0 else ahead - closing
 
     if abs(step) > top_speed * (1.0 + 1e-9) or abs(wanted_velocity) > top_speed:
-        bits |= 2
+        bits |= _VELOCITY
     step = min(max(step, -top_speed), top_speed)
     slow, fast = velocity - acceleration * dt, velocity + acceleration * dt
     if step < slow - 1e-9 or step > fast + 1e-9:
-        bits |= 4
+        bits |= _ACCELERATION
     step = min(max(step, slow), fast)
 
-    # Stop at the window's edges; a goal that the window left behind goes back to it.
-    room_up, room_down = window_high - goal, goal - window_low
+    least, most = _edge_speeds(window_high - goal, goal - window_low, acceleration, dt)
+    if step > most:
+        bits |= _POSITION if window_high == high else _DISTANCE
+    elif step < least:
+        bits |= _POSITION if window_low == low else _DISTANCE
+    step = min(max(step, least), most)
+    step = min(max(step, -top_speed), top_speed)
+    moved = min(max(goal + step * dt, low), high)
+    return moved, (moved - goal) / dt, bits
+
+
+@numba.njit(cache=True, nogil=True)
+def _edge_speeds(room_up: float, room_down: float, acceleration: float, dt: float) -> tuple[float, float]:
+    """Lowest and highest speed that still stop at the window's edges, ``room`` rad away up and down.
+
+    Negative room: the window has left the goal behind, and going back to it comes before braking.
+    """
     most = braking_speed(max(room_up, 0.0), acceleration, dt)
     least = -braking_speed(max(room_down, 0.0), acceleration, dt)
     if room_up < 0.0:
@@ -172,13 +189,7 @@ def _guard_joint(
     elif room_down < 0.0:
         least = -room_down / dt
         most = max(least, most)
-    if step > most or step < least:
-        at_position = (step > most and window_high == high) or (step < least and window_low == low)
-        bits |= 1 if at_position else 8
-    step = min(max(step, least), most)
-    step = min(max(step, -top_speed), top_speed)
-    moved = min(max(goal + step * dt, low), high)
-    return moved, (moved - goal) / dt, bits
+    return least, most
 
 
 @numba.njit(cache=True, nogil=True)
@@ -206,7 +217,7 @@ def guard_kernel(
             position, speed, pose, bits = wanted[0, i], wanted[1, i], measured[i], 0
         else:
             rest = stopping_distance(abs(velocity), table[3, i], dt)
-            position, speed, bits = goal + (rest if velocity > 0.0 else -rest), 0.0, 16
+            position, speed, bits = goal + (rest if velocity > 0.0 else -rest), 0.0, _REJECTED
             pose = measured[i] if np.isfinite(measured[i]) else goal
         moved, moving, why = _guard_joint(goal, velocity, position, speed, pose, table[:, i], speed_scale, dt)
         state[0, i], state[1, i] = moved, moving
