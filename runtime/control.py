@@ -26,8 +26,10 @@ class ControlConfig(BaseModel):
     rate_hz: float = Field(default=30.0, ge=5.0, le=100.0)
     execute: int = Field(default=16, ge=1, le=100, description="actions used of each chunk")
     blend: int = Field(default=4, ge=0, le=32, description="ticks over which two chunks are blended")
-    expire_ms: float = Field(default=200.0, ge=20.0, le=2000.0, description="a waypoint's life past its time")
-    task_limit_s: float = Field(default=6.0, ge=0.5, le=3600.0, description="a task not done by then is flagged")
+    expire_ms: float = Field(default=200.0, ge=20.0, le=2000.0, description="life past the target time")
+    task_limit_s: float = Field(
+        default=6.0, ge=0.5, le=3600.0, description="a task not done by then is flagged"
+    )
 
     @property
     def period_ns(self) -> int:
@@ -45,8 +47,8 @@ class TickResult:
     """What one tick decided.
 
     ``waypoint`` is None when nothing is asked of the arm (it holds). ``asked`` is the goal asked
-    for, rad (6,): the waypoint's position, or the last goal while holding. ``flags`` are the
-    monitors' findings of this tick.
+    for, rad (6,): the waypoint's position, or the last goal while holding. ``flags`` are those
+    that began with this tick; their final spans come from ``MonitorBank.finish``.
     """
 
     waypoint: Waypoint | None
@@ -79,9 +81,9 @@ class Controller:
 
     def offer(self, chunk: ActionChunk, tick: int) -> None:
         """Hand in a chunk that arrived; its disagreement with the old one is monitored."""
-        self.player.offer(chunk, tick)
-        self._chunk = chunk
-        self._chunk_error = self.player.overlap_error
+        if self.player.offer(chunk, tick):
+            self._chunk = chunk
+            self._chunk_error = self.player.overlap_error
 
     def tick(
         self,
@@ -95,13 +97,15 @@ class Controller:
         """Decide this tick.
 
         ``target`` is the goal of sources that bring their own (teleoperation, intervention,
-        replay), rad (6,); the policy's comes from the chunk player. ``bus_lost`` counts replies
-        lost since the last tick; ``task_success`` is the judge's word where there is one.
+        replay), rad (6,); the policy's comes from the chunk player. ``bus_lost`` is the bus's running
+        count of lost replies; ``task_success`` is the judge's word where there is one.
         """
         wanted = self.player.action(observation.tick) if source is Source.POLICY else target
         waypoint = None if wanted is None else self._waypoint(observation, wanted, source)
         asked = observation.goal if wanted is None else np.asarray(wanted, dtype=np.float64)
-        flags = self.bank.update(self._row(observation, asked, source, bus_lost, task_success))
+        flags: list[Flag] = []
+        if source is not Source.NONE:
+            flags = self.bank.update(self._row(observation, asked, source, bus_lost, task_success))
         return TickResult(waypoint, source if waypoint is not None else Source.NONE, asked, flags)
 
     def _waypoint(self, observation: Observation, wanted: Vector, source: Source) -> Waypoint:
@@ -133,7 +137,7 @@ class Controller:
             asked=asked,
             source=source,
             chunk_error=error,
-            features=None if chunk is None else chunk.features,
+            novelty=None if chunk is None else self.bank.novelty(chunk.features),
             bus_lost=bus_lost,
             task_success=task_success,
         )

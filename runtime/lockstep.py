@@ -14,9 +14,7 @@ from hal.types import Frame, JointState
 from runtime.guard import GuardLimits
 from runtime.nouns import Observation, Vector, Waypoint
 from runtime.servo import ServoConfig, ServoCore
-
-SERVO_HZ = 240
-SERVO_PER_TICK = 8
+from runtime.streams import SERVO_HZ, SERVO_NS, STEPS_PER_TICK
 
 
 class LockstepArm:
@@ -25,8 +23,9 @@ class LockstepArm:
     def __init__(self, world: World, limits: GuardLimits, servo: ServoConfig) -> None:
         self.world = world
         self._clock = LockstepClock()
-        self._servo = ServoCore(limits, servo, dt_s=1.0 / SERVO_HZ)
-        self._servo_ns = round(1e9 / SERVO_HZ)
+        self._limits = limits
+        self._config = servo
+        self._servo = ServoCore(limits, servo)
         self._cycle = 0
         self._tick = 0
         self._goal: Vector = world.home.copy()
@@ -42,6 +41,9 @@ class LockstepArm:
         self.world.reset(seed, region)
         self.world.set_torque(True)
         self._joints = self.world.joints(self._clock.now_ns(), self._cycle)
+        # The reset has moved the arm by hand: only a servo core that knows nothing of the last
+        # episode's goals starts where the arm is.
+        self._servo = ServoCore(self._limits, self._config)
         self._servo.start(self._joints)
         self._goal = self._joints.position.copy()
         self._tick = 0
@@ -52,7 +54,7 @@ class LockstepArm:
         frames = (
             {
                 name: Frame(name, self._tick, now, self.world.render(name))
-                for name in self.world.cameras
+                for name in self.world.model.camera_ids
             }
             if render
             else {}
@@ -63,11 +65,11 @@ class LockstepArm:
         """Run one control tick: eight servo cycles of read, guard, write, physics."""
         if waypoint is not None:
             self._servo.command(waypoint)
-        for _ in range(SERVO_PER_TICK):
+        for _ in range(STEPS_PER_TICK):
             step = self._servo.step(self._clock.now_ns(), self._joints)
             self.world.set_goals(step.goal)
             self.world.step(1.0 / SERVO_HZ)
-            self._clock.advance(self._servo_ns)
+            self._clock.advance(SERVO_NS)
             self._cycle += 1
             self._joints = self.world.joints(self._clock.now_ns(), self._cycle)
         self._goal = np.array(step.goal, dtype=np.float64)

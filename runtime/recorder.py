@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from episodes.spec import CameraSpec, EpisodeSpec, Kind, Outcome, StreamSpec
 from episodes.store import EpisodeStore
-from episodes.types import CameraSpec, EpisodeRef, EpisodeSpec, StreamSpec
-from episodes.writer import EpisodeWriter
+from episodes.writer import EpisodeRef, EpisodeWriter, WriterConfig
 from hal.types import JOINTS, Frame
 from runtime.nouns import Flag, Observation, Source, Vector
 from runtime.streams import recorded_streams
@@ -43,12 +43,15 @@ class EpisodeRecorder:
         provenance: Mapping[str, Any],
         *,
         bus_streams: bool = False,
+        lockstep: bool = False,
     ) -> None:
         self._store = store
         self._cameras = tuple(cameras)
         self._fps = fps
         self._provenance = dict(provenance)
         self._bus_streams = bus_streams
+        # In lockstep nothing is in a hurry and every sample counts; in real time nothing may wait.
+        self._writer_config = WriterConfig(wait_when_full=lockstep)
         self._writer: EpisodeWriter | None = None
         self._pending: _Pending | None = None
         self._frame_seq: dict[str, int] = {}
@@ -60,7 +63,7 @@ class EpisodeRecorder:
         """Id of the episode being written, or None."""
         return None if self._writer is None else self._writer.id
 
-    def start(self, task: str, kind: str, provenance: Mapping[str, Any] | None = None) -> str:
+    def start(self, task: str, kind: Kind, provenance: Mapping[str, Any] | None = None) -> str:
         """Begin an episode of ``kind`` "demo", "rollout" or "intervention"; returns its id."""
         spec = EpisodeSpec(
             task=task,
@@ -70,7 +73,7 @@ class EpisodeRecorder:
             provenance={**self._provenance, **(provenance or {})},
             kind=kind,
         )
-        self._writer = self._store.begin(spec)
+        self._writer = self._store.begin(spec, config=self._writer_config)
         self._pending = None
         self._frame_seq = {}
         self._takeover = None
@@ -111,7 +114,7 @@ class EpisodeRecorder:
             self._writer.intervention(start_ns, t_ns, by)
         self._takeover = None
 
-    def end(self, outcome: str, reason: str, goal: Vector) -> EpisodeRef | None:
+    def end(self, outcome: Outcome, reason: str, goal: Vector) -> EpisodeRef | None:
         """Finish the episode; ``goal`` is the last goal let through. Publishing goes on behind."""
         if self._writer is None:
             return None
@@ -126,6 +129,10 @@ class EpisodeRecorder:
             writer, self._writer = self._writer, None
             self._pending = None
             writer.discard()
+
+    def abandon(self) -> None:
+        """Stop recording after an error of the disk; what was committed stays for the store to recover."""
+        self._writer, self._pending = None, None
 
     def _frame(self, camera: str, frame: Frame) -> None:
         if self._writer is None or self._frame_seq.get(camera) == frame.seq:
@@ -157,7 +164,13 @@ class EpisodeRecorder:
 def _stream_specs(bus_streams: bool) -> tuple[StreamSpec, ...]:
     """The stream table's rows that are recorded, in the store's words."""
     return tuple(
-        StreamSpec(row.name, row.dtype, row.shape, row.unit, NAMES if row.shape == (6,) else ())
+        StreamSpec(
+            name=row.name,
+            dtype=row.dtype,
+            shape=row.shape,
+            unit=row.unit,
+            names=NAMES if row.shape == (6,) else (),
+        )
         for row in recorded_streams()
         if bus_streams or not row.name.startswith("bus.")
     )

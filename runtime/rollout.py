@@ -13,7 +13,7 @@ from hal.bench.world import Region, TaskState
 from policies.session import PolicySession
 from runtime.control import ControlConfig, Controller
 from runtime.lockstep import LockstepArm
-from runtime.monitors import MonitorBank
+from runtime.monitors import MonitorBank, MonitorConfig
 from runtime.nouns import ActionChunk, Flag, Observation, Source, Vector
 from runtime.recorder import EpisodeRecorder
 
@@ -72,7 +72,6 @@ class _Run:
     deadline: int = 0
     taken_over_at: int | None = None
     flags: list[Flag] = field(default_factory=list)
-    errors: list[tuple[int, float]] = field(default_factory=list)
     features: list[tuple[int, Any]] = field(default_factory=list)
     latencies_ms: list[float] = field(default_factory=list)
 
@@ -123,7 +122,7 @@ class RolloutRunner:
 
     def _begin(self, arm: LockstepArm, seed: int, region: Region) -> _Run:
         arm.reset(seed, region)
-        bank = MonitorBank(self._thresholds, self._config.task_limit_ticks)
+        bank = MonitorBank(MonitorConfig(), self._thresholds, self._config.task_limit_ticks)
         controller = Controller(self._config, bank)
         controller.begin()
         episode_id = None
@@ -181,9 +180,6 @@ class RolloutRunner:
                 features=result.features[index],
             )
             run.controller.offer(chunk, run.tick)
-            error = run.controller.player.overlap_error
-            if error is not None:
-                run.errors.append((run.tick, float(error)))
             run.features.append((run.tick, result.features[index]))
 
     def _step(self, run: _Run, observation: Observation) -> None:
@@ -193,11 +189,8 @@ class RolloutRunner:
             source, target = Source.INTERVENTION, run.expert.step()
         task = run.arm.task()
         result = run.controller.tick(observation, source, target=target, task_success=task.success)
-        run.flags += result.flags
         if run.recorder is not None:
             run.recorder.tick(observation, result.asked, source)
-            for flag in result.flags:
-                run.recorder.flag(flag)
         run.arm.advance(result.waypoint)
         run.tick += 1
         self._maybe_finish(run)
@@ -210,10 +203,9 @@ class RolloutRunner:
         if run.tick < run.deadline:
             return
         run.done = True
-        closing = run.controller.bank.finish()
-        run.flags += closing
+        run.flags = run.controller.bank.finish()
         if run.recorder is not None:
-            for flag in closing:
+            for flag in run.flags:
                 run.recorder.flag(flag)
             reason = "task done" if run.success else ("taken over" if run.taken_over_at else "time is up")
             ref = run.recorder.end("success" if run.success else "failure", reason, run.arm.goal)
@@ -229,13 +221,18 @@ def _result(run: _Run) -> Rollout:
         flags=tuple(sorted({flag.kind for flag in run.flags})),
         episode_id=run.episode_id,
         intervened=run.taken_over_at is not None,
-        errors=tuple(run.errors),
+        errors=tuple((s.tick, s.error) for s in run.controller.bank.signals if s.error is not None),
         features=tuple(run.features),
     )
 
 
 def demonstrate(
-    arm: LockstepArm, recorder: EpisodeRecorder | None, seed: int, region: Region, task: str, config: ControlConfig
+    arm: LockstepArm,
+    recorder: EpisodeRecorder | None,
+    seed: int,
+    region: Region,
+    task: str,
+    config: ControlConfig,
 ) -> bool:
     """One scripted demonstration through the teleoperation path; returns whether the task was done.
 
@@ -243,7 +240,7 @@ def demonstrate(
     the servo core lets them through, exactly as for a person's hand.
     """
     arm.reset(seed, region)
-    controller = Controller(config, MonitorBank(None, config.task_limit_ticks))
+    controller = Controller(config, MonitorBank(MonitorConfig(), {}, DEMONSTRATION_LIMIT_TICKS))
     controller.begin()
     expert = Demonstrator(arm.world, seed)
     expert.begin()

@@ -168,7 +168,6 @@ class FleetAgent:
             properties=transport.connect_properties(config),
             keepalive=config.keepalive_s,
             timeout=config.connect_timeout_s,
-            max_queued_incoming_messages=4 * transport.RECEIVE_MAXIMUM,
             tls_context=transport.tls_context(config),
         )
         client.manual_acknowledgement()
@@ -217,6 +216,8 @@ class FleetAgent:
     async def _take_commands(self, client: transport.AckingClient) -> None:
         async for message in client.messages:
             await self._arrived.put((client, message))
+            if len(client.messages) > transport.MAX_BACKLOG:
+                raise aiomqtt.MqttError(f"the broker sent more than {transport.MAX_BACKLOG} messages ahead")
 
     async def _handle_arrivals(self) -> None:
         """Outlives connections: a command that reached the journal is started even if the broker is

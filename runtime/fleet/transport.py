@@ -23,6 +23,10 @@ from runtime.fleet.config import FleetConfig
 from runtime.remote.errors import RemoteConfigError
 
 RECEIVE_MAXIMUM = 16
+# mosquitto 2.0.11 forgets the receive maximum after a reconnect and sends its whole queue. aiomqtt's
+# own bound would silently drop what is over it, and what was dropped is never acknowledged, so it
+# never comes again on this connection: the queue is left unbounded and the connection ended instead.
+MAX_BACKLOG = 4096
 MAX_PACKET_BYTES = 256 * 1024
 
 

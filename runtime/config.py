@@ -1,0 +1,80 @@
+"""What a robot is: its ports, cameras, limits, doors. Frozen and bounded; `ratchet.toml` in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from runtime.camera_process import CameraName, CameraSpec
+from runtime.control import ControlConfig
+from runtime.fleet.config import FleetConfig
+from runtime.guard import GuardLimits
+from runtime.health import HealthConfig
+from runtime.monitors import MonitorConfig
+from runtime.realtime import RealtimeConfig
+from runtime.remote.config import RemoteConfig
+from runtime.servo import ServoConfig
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class IdentityConfig(_Frozen):
+    """Who this robot is on the fleet and in every episode's provenance."""
+
+    id: str = Field(default="koch", pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
+    site: str = Field(default="home", pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
+
+
+class ArmConfig(_Frozen):
+    """One arm on one serial port. Without a calibration file the arm is refused, unless ``uncalibrated``."""
+
+    port: str = Field(min_length=1)
+    baud: int = Field(default=1_000_000, ge=9600, le=4_500_000)
+    calibration: Path | None = None
+    uncalibrated: bool = Field(default=False, description="use the middle of each motor's turn as zero")
+
+    @model_validator(mode="after")
+    def _calibrated(self) -> Self:
+        if self.calibration is None and not self.uncalibrated:
+            raise ValueError(
+                'an arm needs calibration = "file.json" (make one with `ratchet calibrate`), '
+                "or uncalibrated = true on the bench"
+            )
+        return self
+
+
+class PolicyConfig(_Frozen):
+    """Where action chunks come from."""
+
+    address: str = Field(default="unix:/run/ratchet/policy.sock", min_length=1)
+    timeout_s: float = Field(default=0.25, gt=0.0, le=5.0)
+
+
+class StoreConfig(_Frozen):
+    """Where episodes go."""
+
+    path: Path = Path("/var/lib/ratchet/episodes")
+
+
+class RobotConfig(_Frozen):
+    """Everything `ratchet up` needs to know."""
+
+    robot: IdentityConfig = IdentityConfig()
+    follower: ArmConfig
+    leader: ArmConfig | None = None
+    cameras: dict[CameraName, CameraSpec] = Field(default_factory=dict, max_length=8)
+    control: ControlConfig = ControlConfig()
+    servo: ServoConfig = ServoConfig()
+    guard: GuardLimits = GuardLimits()
+    monitors: MonitorConfig = MonitorConfig()
+    policy: PolicyConfig = PolicyConfig()
+    store: StoreConfig = StoreConfig()
+    remote: RemoteConfig = Field(default_factory=lambda: RemoteConfig(plaintext=True))
+    fleet: FleetConfig | None = None
+    health: HealthConfig | None = None
+    realtime: RealtimeConfig = RealtimeConfig()
+    run_dir: Path = Field(default=Path("/run/ratchet"), description="rings and sockets live here")

@@ -1,0 +1,252 @@
+"""The 30 Hz loop of one arm: wait, observe, act, send, record. Read `_tick` top to bottom.
+
+It runs in the uvloop process beside recording and the remote doors. Nothing here waits for a
+policy server, a disk or a network: chunks arrive behind the tick, episodes are written by the
+recorder's own thread, and a tick that comes late is counted and the missed ones are skipped.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from episodes.errors import StoreError
+from hal.types import Frame, Vector
+from runtime.bus_handle import BusSample
+from runtime.bus_records import Fault
+from runtime.control import Controller, TickResult
+from runtime.loop_stats import LoopStats
+from runtime.nouns import ActionChunk, Flag, Observation, Source, Waypoint
+from runtime.recorder import EpisodeRecorder
+from runtime.servo import HoldCause, Phase
+from runtime.supervisor import Event, State, transition
+from runtime.timing import TickTimer, Wake
+
+log = logging.getLogger(__name__)
+
+RECENT_FLAGS = 32
+TELEOP_FRESH_NS = 200_000_000
+SAMPLE_FRESH_NS = 100_000_000
+
+
+class Arm(Protocol):
+    """What the loop needs of a bus process: its newest sample, and where waypoints go."""
+
+    def latest(self) -> BusSample | None: ...
+
+    def since(self, index: int) -> list[BusSample]: ...
+
+    def command(self, waypoint: Waypoint) -> None: ...
+
+
+class FrameSource(Protocol):
+    """The newest frame of one camera, or None."""
+
+    def latest(self) -> Frame | None: ...
+
+
+class ChunkSource(Protocol):
+    """Where action chunks come from; neither call waits or raises (the policy client)."""
+
+    def begin(self, observation: Observation) -> bool: ...
+
+    def take(self) -> ActionChunk | None: ...
+
+
+class ControlLoop:
+    """One arm's loop, its supervisor state, and what it last saw."""
+
+    def __init__(
+        self,
+        controller: Controller,
+        follower: Arm,
+        leader: Arm | None,
+        cameras: Mapping[str, FrameSource],
+        policy: ChunkSource,
+        recorder: EpisodeRecorder,
+    ) -> None:
+        self._controller = controller
+        self._follower = follower
+        self._leader = leader
+        self._cameras = dict(cameras)
+        self._policy = policy
+        self._recorder = recorder
+        self.stats = LoopStats()
+        self.state = State.OFF
+        self.reason = "started"
+        self.ticks = 0
+        self.policy_version = ""
+        self.flags: deque[Flag] = deque(maxlen=RECENT_FLAGS)
+        self.sample: BusSample | None = None
+        self.recorder_error = ""
+        self.on_version: Callable[[str], None] | None = None
+        self._bus_index = -1
+        self._remote_goal: tuple[Vector, int] | None = None
+        self._replay: deque[Vector] = deque()
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        with TickTimer(self._controller.config.period_ns) as timer:
+            while True:
+                wake = await timer.next()
+                self._tick(wake)
+
+    def _tick(self, wake: Wake) -> None:
+        """One control tick."""
+        self.stats.tick(wake.deadline_ns + wake.late_ns, wake.late_ns, wake.skipped)
+        observation = self._observe(wake)
+        if observation is not None:
+            source, target = self._source()
+            self._exchange_chunks(observation, source)
+            result = self._controller.tick(
+                observation, source, target=target, bus_lost=self.sample.lost if self.sample else 0
+            )
+            if result.waypoint is not None:
+                self._follower.command(result.waypoint)
+            self._note(result)
+            self._record(observation, result, wake)
+        self.ticks += 1
+
+    # --- what is asked of the loop from outside --------------------------------------------------
+
+    def handle(self, event: Event, reason: str = "") -> State:
+        """Apply a supervisor event now; returns the state it led to."""
+        before, self.state = self.state, transition(self.state, event)
+        if self.state is not before:
+            self.reason = reason or event.value
+            self._remote_goal = None
+            self._replay.clear()
+            self._controller.begin()
+            log.info("state %s -> %s reason=%s", before.value, self.state.value, self.reason)
+        return self.state
+
+    def remote_goal(self, position: Vector, age_ns: int) -> None:
+        """A joint goal from a remote operator, rad (6,), ``age_ns`` old; counts for 200 ms."""
+        self._remote_goal = (position, time.monotonic_ns() - age_ns)
+
+    def replay(self, actions: Vector) -> None:
+        """Play actions (n, 6) rad, one a tick, in teleoperation mode. Ramped and guarded like all motion."""
+        self._replay = deque(np.asarray(actions, dtype=np.float64))
+
+    @property
+    def replaying(self) -> bool:
+        """Whether a replay is under way."""
+        return bool(self._replay)
+
+    def begin_episode(self) -> None:
+        """Monitors start afresh with the episode that is about to be recorded."""
+        self._controller.begin()
+
+    def finish_episode(self) -> list[Flag]:
+        """The episode's flags with their final spans."""
+        return self._controller.bank.finish()
+
+    def recalibrate(self, thresholds: Mapping[str, Any] | None) -> None:
+        """Use the monitor thresholds of the bundle that now serves."""
+        self._controller.bank.recalibrate(thresholds)
+
+    # --- the parts of a tick ---------------------------------------------------------------------
+
+    def _observe(self, wake: Wake) -> Observation | None:
+        """The newest sample of everything; None (and a fault) when the arm's is missing or old."""
+        self.sample = sample = self._follower.latest()
+        now_ns = wake.deadline_ns + wake.late_ns
+        if sample is None:
+            return None
+        self._judge(sample, now_ns)
+        leader = None if self._leader is None else self._leader.latest()
+        frames = {name: frame for name, camera in self._cameras.items() if (frame := camera.latest())}
+        return Observation(
+            tick=self.ticks,
+            t_ns=now_ns,
+            joints=sample.joints,
+            goal=sample.goal,
+            frames=frames,
+            leader=None if leader is None else leader.joints,
+        )
+
+    def _judge(self, sample: BusSample, now_ns: int) -> None:
+        """Turn what the bus process reports into supervisor events."""
+        if sample.estopped:
+            self.handle(Event.ESTOP, "e-stop")
+        elif sample.fault is not Fault.NONE:
+            fault = Event.BUS_FAULT if sample.fault is Fault.PORT else Event.MOTOR_FAULT
+            self.handle(fault, sample.message)
+        elif self.state.energised and now_ns - sample.joints.t_ns > SAMPLE_FRESH_NS:
+            self.handle(Event.BUS_FAULT, "no fresh sample from the bus process")
+        elif self.state.energised and sample.cause is HoldCause.CONTACT:
+            self.handle(Event.CONTACT, f"contact at joint {sample.contact_joint}")
+        elif self.state.energised and sample.phase is Phase.RELEASE:
+            self.handle(Event.RELEASED, "lowered and released")
+
+    def _source(self) -> tuple[Source, Vector | None]:
+        """Who moves the arm this tick, and to where when it is not the policy."""
+        if self.state is State.POLICY:
+            return Source.POLICY, None
+        if self.state is not State.TELEOP:
+            return Source.NONE, None
+        if self._replay:
+            return Source.REPLAY, self._replay.popleft()
+        now_ns = time.monotonic_ns()
+        if self._remote_goal is not None:
+            position, at_ns = self._remote_goal
+            return Source.TELEOP, position if now_ns - at_ns <= TELEOP_FRESH_NS else None
+        leader = None if self._leader is None else self._leader.latest()
+        if leader is None or now_ns - leader.joints.t_ns > TELEOP_FRESH_NS or leader.fault is not Fault.NONE:
+            return Source.TELEOP, None
+        return Source.TELEOP, leader.joints.position
+
+    def _exchange_chunks(self, observation: Observation, source: Source) -> None:
+        chunk = self._policy.take()
+        if source is not Source.POLICY:
+            return
+        if chunk is not None:
+            self._controller.offer(chunk, observation.tick)
+            self._note_version(chunk.version)
+            self.stats.inference_ms.add((observation.t_ns - chunk.obs_t_ns) / 1e6)
+        if self._controller.wants_chunk(observation.tick):
+            self._policy.begin(observation)
+
+    def _note_version(self, version: str) -> None:
+        """Other weights answered: their own monitor thresholds must follow."""
+        if version == self.policy_version:
+            return
+        self.policy_version = version
+        if self.on_version is not None:
+            self.on_version(version)
+
+    def _note(self, result: TickResult) -> None:
+        for flag in result.flags:
+            self.flags.append(flag)
+            log.info("flag kind=%s score=%.2f", flag.kind, flag.score)
+
+    def _record(self, observation: Observation, result: TickResult, wake: Wake) -> None:
+        """Hand the tick to the recorder, whose trouble with the disk is not the arm's."""
+        if self._recorder.running is None:
+            return
+        try:
+            self._recorder.tick(observation, result.asked, result.source, wake.late_ns / 1e6)
+            self._recorder.bus(self._bus_rows())
+        except StoreError as error:
+            self.recorder_error = str(error)
+            log.error("recording stopped: %s", error)
+            self._recorder.abandon()
+
+    def _bus_rows(self) -> list[tuple[int, int, Mapping[str, Vector]]]:
+        rows: list[tuple[int, int, Mapping[str, Vector]]] = []
+        for sample in self._follower.since(self._bus_index):
+            self._bus_index = sample.index
+            joints = sample.joints
+            values = {
+                "bus.position": joints.position,
+                "bus.velocity": joints.velocity,
+                "bus.effort": joints.effort,
+                "bus.goal": sample.goal,
+            }
+            rows.append((joints.t_ns, joints.seq, values))
+        return rows
