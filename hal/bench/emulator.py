@@ -233,9 +233,7 @@ class ServoEmulator:
         try:
             os.sched_setscheduler(0, policy, os.sched_param(_REALTIME_PRIORITY))
         except PermissionError:
-            _log.info(
-                "no real-time priority: port=%s effect=late replies under load", self.port
-            )
+            _log.info("no real-time priority: port=%s effect=late replies under load", self.port)
 
     def _wait(self) -> tuple[bool, bool]:
         """(the port has bytes, nobody has it open)."""
