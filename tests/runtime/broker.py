@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import shutil
 import socket
 import subprocess
@@ -10,13 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from runtime.remote.config import TlsFiles
+
 _PLACES = "/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin"
 
 
 class Broker:
-    """mosquitto in ``directory``; ``stop`` and ``start`` again keep port and persistent sessions."""
+    """mosquitto in ``directory``; ``stop`` and ``start`` again keep port and persistent sessions.
 
-    def __init__(self, directory: Path) -> None:
+    With ``tls`` it wants a client certificate signed by ``tls.ca``.
+    """
+
+    def __init__(self, directory: Path, tls: TlsFiles | None = None) -> None:
         binary = shutil.which("mosquitto") or shutil.which("mosquitto", path=_PLACES)
         if binary is None:
             pytest.skip("no mosquitto binary here (apt-get install mosquitto)")
@@ -28,9 +34,15 @@ class Broker:
             self.port: int = sock.getsockname()[1]
         self._config = directory / "mosquitto.conf"
         self._config.write_text(
+            f"user {getpass.getuser()}\n"
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
-            f"persistence_location {directory}/\nautosave_on_changes true\nautosave_interval 1\n"
+            f"persistence_location {directory}/\n"
             "log_dest stderr\nlog_type error\nlog_type warning\n"
+            + (
+                f"cafile {tls.ca}\ncertfile {tls.certificate}\nkeyfile {tls.key}\nrequire_certificate true\n"
+                if tls is not None
+                else ""
+            )
         )
 
     def start(self) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aiomqtt
 import msgspec
 import pytest
+import uvloop
 from broker import Broker
+from certificates import Authority
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from memory_facade import MemoryFacade
 from waiting import eventually
@@ -50,6 +54,7 @@ def config(broker: Broker, tmp_path: Path) -> FleetConfig:
         journal=tmp_path / "fleet.db",
         keys={"ops": {"public": KEY.public_key().public_bytes_raw().hex(), "role": "deploy"}},
         keepalive_s=2,
+        connect_timeout_s=2.0,
         will_delay_s=0,
         backoff_min_s=0.05,
         backoff_max_s=0.4,
@@ -403,6 +408,16 @@ async def test_a_command_in_hand_when_the_robot_dies_comes_again(
     assert facade.names() == ["start_episode"]
 
 
+async def test_a_long_backlog_is_answered_to_the_last(config: FleetConfig, facade: MemoryFacade) -> None:
+    async with running(FleetAgent(config, "lab", "koch", facade)):
+        pass
+    async with listening(config, TOPICS.response("raw")) as heard, operator(config) as fleet:
+        for _ in range(100):
+            await publish(config, fleet.command("koch", "ping", lifetime_s=120))
+        async with running(FleetAgent(config, "lab", "koch", facade)):
+            await eventually(lambda: len([reply for reply in replies(heard) if reply.final]) == 100)
+
+
 async def test_commands_sent_while_the_robot_was_away_wait_but_not_beyond_their_expiry(
     config: FleetConfig, facade: MemoryFacade
 ) -> None:
@@ -467,3 +482,83 @@ async def test_a_broker_that_is_not_there_yet_costs_little_and_nothing_else(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert time.monotonic() - started_s < 5.0
+
+
+async def test_random_kills_under_a_stream_of_commands(config: FleetConfig, tmp_path: Path) -> None:
+    """Each command has at most one effect, exactly one if it succeeded, and each gets its final state."""
+    rng = random.Random(7)
+    sent: list[str] = []
+    async with listening(config, f"{TOPICS.root}/#") as heard, operator(config) as fleet:
+
+        async def stream() -> None:
+            while True:
+                command = fleet.command("koch", "start_episode", {"task": f"t{len(sent)}"}, lifetime_s=120)
+                sent.append(command.id)
+                await publish(config, command, times=rng.choice((1, 2)))
+                await asyncio.sleep(0.02)
+
+        finals = lambda: {reply.id: reply.state for reply in replies(heard) if reply.final}  # noqa: E731
+        robot = RobotProcess(config, tmp_path)
+        await eventually(lambda: ("ONLINE", 1) in statuses(heard))
+        sender = asyncio.create_task(stream())
+        try:
+            for _ in range(5):
+                done, lines = len(robot.lines()), robot.lines
+                await eventually(lambda n=done, lines=lines: len(lines()) > n, timeout_s=30)
+                await asyncio.sleep(rng.uniform(0.0, 0.2))
+                robot.kill()
+                robot = RobotProcess(config, tmp_path)
+            sender.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
+            await eventually(lambda: set(sent[:-1]) <= set(finals()), timeout_s=30)
+        finally:
+            sender.cancel()
+            robot.kill()
+    effects = Counter(robot.lines())
+    assert set(effects.values()) == {1}
+    for number, one in enumerate(sent[:-1]):
+        state = finals()[one]
+        assert state in ("SUCCEEDED", "INTERRUPTED", "REJECTED")  # REJECTED: too many waiting
+        assert effects[f"t{number}"] in {"SUCCEEDED": (1,), "INTERRUPTED": (0, 1), "REJECTED": (0,)}[state]
+
+
+# --- other loops, encryption -------------------------------------------------------------------
+
+
+def test_the_agent_runs_on_uvloop(config: FleetConfig, facade: MemoryFacade, broker: Broker) -> None:
+    async def session() -> str:
+        agent = FleetAgent(config, "lab", "koch", facade)
+        async with running(agent), operator(config) as fleet:
+            await fleet.send("koch", "ping")
+            await asyncio.to_thread(broker.stop)
+            await eventually(lambda: not agent.connected)
+            await asyncio.to_thread(broker.start)
+            await eventually(lambda: agent.connected)
+        async with running(FleetAgent(config, "lab", "koch", facade)), operator(config) as fleet:
+            return (await fleet.send("koch", "hold")).state
+
+    assert uvloop.run(session()) == "SUCCEEDED"
+    assert facade.names() == ["hold"]
+
+
+async def test_mutual_tls_to_the_broker(config: FleetConfig, facade: MemoryFacade, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    (tmp_path / "tls").mkdir()
+    broker = Broker(tmp_path / "tls", authority.issue("broker"))
+    await asyncio.to_thread(broker.start)
+    secure = FleetConfig.model_validate(
+        config.model_dump() | {"port": broker.port, "plaintext": False, "tls": authority.issue("koch")}
+    )
+    foreign = Authority(tmp_path, "foreign").issue("eve", trust=authority.ca)
+    try:
+        async with running(FleetAgent(secure, "lab", "koch", facade)), operator(secure) as fleet:
+            assert (await fleet.send("koch", "ping")).state == "SUCCEEDED"
+        for wrong in (
+            secure.model_copy(update={"tls": foreign}),
+            secure.model_copy(update={"tls": secure.tls.model_copy(update={"ca": foreign.certificate})}),
+        ):
+            with pytest.raises(FleetError, match="no MQTT broker"):
+                async with operator(wrong):
+                    pass
+    finally:
+        await asyncio.to_thread(broker.stop)
