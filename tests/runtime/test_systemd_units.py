@@ -54,6 +54,12 @@ def test_runtime_has_a_watchdog_and_the_priority_it_needs() -> None:
     assert "char-ttyUSB rw" in service["DeviceAllow"]
 
 
+def test_policy_server_has_a_watchdog() -> None:
+    service = parse("ratchet-policy-server.service")["Service"]
+    assert service["WatchdogSec"] == ["60"]
+    assert service["WatchdogSignal"] == ["SIGABRT"]
+
+
 def test_sockets_survive_a_restart_of_one_service() -> None:
     for name in SERVICES:
         service = parse(f"{name}.service")["Service"]
