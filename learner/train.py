@@ -132,7 +132,7 @@ class Trainer:
                         progress(done, config.steps, total / since)
                     total, since = 0.0, 0
                 if folder is not None and (done % config.checkpoint_every == 0 or done == config.steps):
-                    save_checkpoint(folder, self._tensors(), done, self.fingerprint)
+                    self._save(folder, done)
             seconds = time.monotonic() - started
             self._estimate_batchnorm()
         rate = (config.steps - first) * self.sampler.batch / seconds if seconds > 0 else 0.0
@@ -217,6 +217,15 @@ class Trainer:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
             norm.eval()
+
+    def _save(self, folder: Path, done: int) -> None:
+        # A finite loss may still have been followed by a step into infinity.
+        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
+            raise DivergedError(
+                f"a weight is not finite after step {done}",
+                "lower the learning rate; the last checkpoint is intact",
+            )
+        save_checkpoint(folder, self._tensors(), done, self.fingerprint)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         names = {p: n for n, p in self.model.named_parameters()}

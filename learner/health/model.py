@@ -179,10 +179,11 @@ def _measure(episode: Telemetry, arrays: dict[str, F64]) -> F64:
         rows = moving[:, j]
         if rows.sum() >= _MIN_TICKS:
             residual = m.effort[rows, j] - features[rows] @ arrays["dynamics"][j]
-            out[0, j] = float(np.mean(residual * np.sign(m.qd[rows, j])))
+            # The median: friction is there whenever the joint moves, a push against the table is not.
+            out[0, j] = float(np.median(residual * np.sign(m.qd[rows, j])))
             lag = drive(m, j)[rows]
             residual = m.effort[rows, j] - lag @ arrays["drive"][j]
-            out[1, j] = float(np.mean(residual * np.sign(lag[:, 0])))
+            out[1, j] = float(np.median(residual * np.sign(lag[:, 0])))
         out[2, j] = rise[j] - float(heat_x[:, j] @ arrays["heat"][j])
     return out
 
