@@ -27,6 +27,10 @@ class DivergedError(LearnerError):
     """The loss or a gradient became NaN or infinite; the last good checkpoint is untouched."""
 
 
+class StoppedError(LearnerError):
+    """Training left off because it was asked to; its checkpoint can be continued."""
+
+
 class CheckpointError(LearnerError):
     """A checkpoint is missing, damaged, or belongs to another run."""
 

@@ -22,7 +22,7 @@ from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.config import TrainConfig
 from learner.data import Batch, Dataset, Part, Sampler, Samples
 from learner.device import pick_device, use_bf16
-from learner.errors import CheckpointError, DivergedError
+from learner.errors import CheckpointError, DivergedError, StoppedError
 from learner.images import jitter
 from learner.model import act_config, build_model, norm_stats
 from policies.act import ACT
@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, float], None]
 """Called with (step, steps, loss averaged since the last call)."""
+
+Stop = Callable[[], bool]
+"""Asked after every step: whether to leave off there."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +67,18 @@ def train(
     *,
     folder: Path | None = None,
     progress: Progress | None = None,
+    stop: Stop | None = None,
 ) -> TrainResult:
     """Train from scratch on every step of ``dataset``, normalised by its own statistics.
 
     With ``folder`` a checkpoint is kept there and continued from. Raises DataError for data that do
-    not fit the network, DivergedError on NaN or infinity, CheckpointError for a foreign checkpoint.
+    not fit the network, DivergedError on NaN or infinity, CheckpointError for a foreign checkpoint,
+    StoppedError when ``stop`` said so (a checkpoint is then in ``folder``).
     """
     architecture = act_config(dataset, config.model)
     model = build_model(architecture, config.seed)
     parts = [Part(0, len(dataset), min(config.batch, len(dataset)))]
-    return Trainer(model, norm_stats(dataset), dataset, parts, config).run(folder, progress)
+    return Trainer(model, norm_stats(dataset), dataset, parts, config).run(folder, progress, stop)
 
 
 class Trainer:
@@ -113,7 +118,9 @@ class Trainer:
         }
         self.fingerprint = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
-    def run(self, folder: Path | None = None, progress: Progress | None = None) -> TrainResult:
+    def run(
+        self, folder: Path | None = None, progress: Progress | None = None, stop: Stop | None = None
+    ) -> TrainResult:
         """All steps that are left, then the BatchNorm statistics of the averaged weights."""
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
@@ -133,6 +140,8 @@ class Trainer:
                     total, since = 0.0, 0
                 if folder is not None and (done % config.checkpoint_every == 0 or done == config.steps):
                     self._save(folder, done)
+                if stop is not None and done < config.steps and stop():
+                    self._leave(folder, done)
             seconds = time.monotonic() - started
             self._estimate_batchnorm()
         rate = (config.steps - first) * self.sampler.batch / seconds if seconds > 0 else 0.0
@@ -217,6 +226,12 @@ class Trainer:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
             norm.eval()
+
+    def _leave(self, folder: Path | None, done: int) -> None:
+        if folder is not None:
+            self._save(folder, done)
+        kept = "its checkpoint is kept" if folder is not None else "nothing is kept"
+        raise StoppedError(f"training was stopped after step {done} of {self.config.steps}", kept)
 
     def _save(self, folder: Path, done: int) -> None:
         # A finite loss may still have been followed by a step into infinity.

@@ -50,11 +50,15 @@ class FileEntry(BaseModel):
 
 
 class ActionConvention(BaseModel):
-    """What an action means: joint goals, in which unit, absolute or relative to the measured state."""
+    """What an action means: joint goals, in which unit, absolute or relative to the measured state.
+
+    Unit "as recorded" is that of the data it was trained on, such as another robot's joint speeds or
+    LeRobot's percent of range: a runtime that drives joints in rad refuses it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    unit: Literal["rad"] = "rad"
+    unit: Literal["rad", "as recorded"] = "rad"
     kind: Literal["absolute", "relative"] = "absolute"
 
 
@@ -137,10 +141,14 @@ class Manifest(BundleMeta):
         raise ManifestError(f"the manifest lists no {path}; the bundle is incomplete, export it again")
 
     def require(self, robot: str, state: tuple[str, ...], cameras: tuple[CameraShape, ...]) -> None:
-        """Raise WrongRobotError unless the policy was made for this robot, joints and pictures."""
+        """Raise WrongRobotError unless the policy was made for this robot, its joints in rad, its pictures."""
         if self.robot != robot:
             raise WrongRobotError(
                 f"bundle is for robot {self.robot!r}, this is {robot!r}; pick another bundle"
+            )
+        if self.action_convention.unit != "rad":
+            raise WrongRobotError(
+                "bundle speaks the units of its training data, not rad; train it on episodes recorded in rad"
             )
         if self.state_names != state:
             raise WrongRobotError(f"bundle expects joints {list(self.state_names)}, here are {list(state)}")
