@@ -15,6 +15,11 @@ def trust_dir(given: Path | None, keys: Path | None = None) -> Path:
     return given if given is not None else keys_dir(keys)
 
 
-def registry_dir(given: Path | None) -> Path:
-    """Directory of the ledger, the tracking database and the bundles: ``given``, else in ``~/.local/share``."""
-    return given if given is not None else Path.home() / ".local" / "share" / "ratchet" / "registry"
+def registries_dir() -> Path:
+    """Where registries are that were given no place of their own, each in a folder by its name."""
+    return Path.home() / ".local" / "share" / "ratchet"
+
+
+def registry_dir(given: Path | None, name: str) -> Path:
+    """Ledger, tracking database and bundles of one policy through all its versions."""
+    return given if given is not None else registries_dir() / name
