@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
-from learner_helpers import episode, tiny_config
+from learner_helpers import Shop, episode, tiny_config
 
 from learner.bundles import export
 from learner.data import Dataset
 from learner.train import TrainResult, train
-from policies.bundle import Bundle
-from policies.keys import KeyPair, TrustStore, ensure_key
+from policies.keys import TrustStore, ensure_key
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,16 +30,6 @@ def dataset() -> Dataset:
 @pytest.fixture(scope="session")
 def champion(dataset: Dataset) -> TrainResult:
     return train(dataset, tiny_config(steps=300, lr=2e-3))
-
-
-@dataclass(frozen=True)
-class Shop:
-    """A key, whom it is trusted by, and a bundle of the champion."""
-
-    keys: Path
-    key: KeyPair
-    trust: TrustStore
-    bundle: Bundle
 
 
 @pytest.fixture(scope="session")

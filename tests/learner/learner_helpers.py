@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from episodes.store import EpisodeStore
 from episodes.writer import WriterConfig
 from learner.config import ModelConfig, TrainConfig
 from learner.data import SOURCE_INTERVENTION, SOURCE_POLICY, SOURCE_TELEOP, EpisodeArrays
+from policies.bundle import Bundle
+from policies.keys import KeyPair, TrustStore
 
 SIZE = 32
 TICK_NS = 33_333_333
@@ -28,6 +31,16 @@ TINY = ModelConfig(
         "latent": 4,
     }
 )
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A key, whom it is trusted by, and a bundle of the champion."""
+
+    keys: Path
+    key: KeyPair
+    trust: TrustStore
+    bundle: Bundle
 
 
 def tiny_config(**changes: object) -> TrainConfig:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from learner_helpers import episode, tiny_config
+from learner_helpers import Shop, episode, tiny_config
 
 from learner.average import WeightAverage
 from learner.checkpoint import load_checkpoint
@@ -17,7 +17,7 @@ from learner.errors import CheckpointError, ConfigError, DataError, DivergedErro
 from learner.images import jitter
 from learner.model import act_config, build_model, norm_stats
 from learner.offline import evaluate_offline
-from learner.train import Trainer, TrainResult, train
+from learner.train import Progress, Trainer, TrainResult, train
 from policies.session import OnnxSession
 
 
@@ -25,7 +25,7 @@ class InterruptedRunError(Exception):
     """The process ends here."""
 
 
-def interrupt_at(step: int):
+def interrupt_at(step: int) -> Progress:
     def progress(done: int, _steps: int, _loss: float) -> None:
         if done >= step:
             raise InterruptedRunError
@@ -39,7 +39,7 @@ def assert_same(a: TrainResult, b: TrainResult) -> None:
         assert torch.equal(value, theirs[name]), name
 
 
-def test_it_learns_to_read_the_pictures(champion: TrainResult, shop) -> None:
+def test_it_learns_to_read_the_pictures(champion: TrainResult, shop: Shop) -> None:
     held_out = Dataset.build([episode(seed) for seed in range(4)], tiny_config().data)
     report = evaluate_offline(OnnxSession(shop.bundle), held_out, stride=3)
     assert champion.losses[-1][1] < 0.5 * champion.losses[0][1]
@@ -49,7 +49,7 @@ def test_it_learns_to_read_the_pictures(champion: TrainResult, shop) -> None:
     assert len(report.policy.per_step) == 8
 
 
-def test_offline_baselines_are_what_they_say(shop) -> None:
+def test_offline_baselines_are_what_they_say(shop: Shop) -> None:
     e = episode(50)
     report = evaluate_offline(OnnxSession(shop.bundle), Dataset.build([e], tiny_config().data))
     n, chunk = len(e.action), 8
