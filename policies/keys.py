@@ -69,7 +69,7 @@ class TrustStore:
             raise KeyStoreError(f"no trusted keys in {directory}; copy the signer's .pub file there")
         if len(paths) > MAX_TRUSTED_KEYS:
             raise KeyStoreError(f"more than {MAX_TRUSTED_KEYS} keys in {directory}; remove retired ones")
-        return cls(_read_public(path) for path in paths)
+        return cls(read_public(path) for path in paths)
 
     @property
     def ids(self) -> frozenset[str]:
@@ -125,7 +125,8 @@ def _load_key(path: Path) -> KeyPair:
     return KeyPair(Ed25519PrivateKey.from_private_bytes(path.read_bytes()))
 
 
-def _read_public(path: Path) -> bytes:
+def read_public(path: Path) -> bytes:
+    """The 32 raw bytes of a ``.pub`` file. Raises KeyStoreError when it is not one."""
     with path.open("rb") as file:
         found = _PUBLIC_LINE.match(file.read(256))
     if found is None:

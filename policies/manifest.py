@@ -141,7 +141,7 @@ class Manifest(BundleMeta):
         raise ManifestError(f"the manifest lists no {path}; the bundle is incomplete, export it again")
 
     def require(self, robot: str, state: tuple[str, ...], cameras: tuple[CameraShape, ...]) -> None:
-        """Raise WrongRobotError unless the policy was made for this robot, its joints in rad, its pictures."""
+        """Raise WrongRobotError unless the policy was made for this robot, joints in rad and pictures."""
         if self.robot != robot:
             raise WrongRobotError(
                 f"bundle is for robot {self.robot!r}, this is {robot!r}; pick another bundle"
