@@ -141,7 +141,8 @@ class LearnerConfig(_Frozen):
 
     ``base_where`` and ``corrections_where`` are SQL conditions over the store's catalogue. A round
     starts when ``min_new_interventions`` corrected episodes are new since the last one. ``ratchet`` is
-    how the command is called (default: beside this Python).
+    how the command is called (default: beside this Python); ``rollout_arguments`` are added to each
+    ``ratchet evaluate``, for instance ``("--workers", "2")``.
     """
 
     store: Path

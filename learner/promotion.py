@@ -38,9 +38,8 @@ class Promotion:
         self.config = config
         self.server = server
         self.tracker = tracker
-        self.rollouts = rollouts or Rollouts(
-            config.ratchet, config.rollout_arguments, config.rollout_timeout_s
-        )
+        arguments = ("--trust", str(config.trust), *config.rollout_arguments)
+        self.rollouts = rollouts or Rollouts(config.ratchet, arguments, config.rollout_timeout_s)
         self.key: KeyPair = ensure_key(config.keys)
         write_public(self.key.public, config.trust)
         self.trust = TrustStore.load(config.trust)

@@ -33,6 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("verb")
     parser.add_argument("bundle", type=Path)
+    parser.add_argument("--trust", type=Path, required=True)
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--seeds", required=True)
     parser.add_argument("--region", default="full")

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from episodes.spec import EpisodeSpec, StreamSpec
+from episodes.store import EpisodeStore
+from episodes.writer import WriterConfig
 from hal.bench.demonstrator import Demonstrator
 from hal.bench.world import World
 from learner.errors import HealthError
 from learner.health.features import inverse_dynamics, ridge
 from learner.health.model import KOCH_JOINTS, HealthModel
-from learner.health.telemetry import Telemetry, motion
+from learner.health.telemetry import Telemetry, motion, read_telemetry
 
 WORLD: list[World] = []
 
@@ -99,6 +102,26 @@ def test_it_is_kept_in_one_file(model: HealthModel, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(HealthError, match="cannot be read"):
         HealthModel.load(path)
+
+
+def test_telemetry_is_read_from_the_store(tmp_path: Path) -> None:
+    healthy = demonstrate(5)
+    names = ("observation.state", "observation.effort", "observation.temperature", "action")
+    streams = tuple(StreamSpec(name=name, dtype="float64", shape=(6,)) for name in names)
+    with EpisodeStore.open(tmp_path / "store") as store:
+        writer = store.begin(
+            EpisodeSpec(task="toy", streams=streams), config=WriterConfig(wait_when_full=True)
+        )
+        for i in range(len(healthy.position)):
+            # What is recorded as a tick's action is in force when the next row is measured.
+            goal = healthy.goal[min(i + 1, len(healthy.goal) - 1)]
+            row = (healthy.position[i], healthy.effort[i], healthy.temperature[i], goal)
+            for name, value in zip(names, row, strict=True):
+                writer.append(name, i * 33_333_333, i, value)
+        read = read_telemetry(store.read(writer.end("success", "done").wait(30).id))
+    np.testing.assert_array_equal(read.effort, healthy.effort)
+    np.testing.assert_array_equal(read.goal[1:], healthy.goal[1:])
+    assert read.fps == 30.0
 
 
 def test_too_few_or_broken_telemetry_is_refused(model: HealthModel) -> None:
