@@ -76,5 +76,8 @@ class RobotConfig(_Frozen):
     remote: RemoteConfig = Field(default_factory=lambda: RemoteConfig(plaintext=True))
     fleet: FleetConfig | None = None
     health: HealthConfig | None = None
-    realtime: RealtimeConfig = RealtimeConfig()
+    realtime: RealtimeConfig = Field(
+        default=RealtimeConfig(priority=20, lock_memory=True),
+        description="what the bus processes ask of the kernel",
+    )
     run_dir: Path = Field(default=Path("/run/ratchet"), description="rings and sockets live here")

@@ -13,8 +13,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-import numpy as np
-
 from episodes.errors import StoreError
 from hal.types import Frame, Vector
 from runtime.bus_handle import BusSample
@@ -32,6 +30,7 @@ log = logging.getLogger(__name__)
 RECENT_FLAGS = 32
 TELEOP_FRESH_NS = 200_000_000
 SAMPLE_FRESH_NS = 100_000_000
+FORGET_TICKS = 18_000  # ten minutes: without episodes the monitors' memory would grow for ever
 
 
 class Arm(Protocol):
@@ -87,7 +86,6 @@ class ControlLoop:
         self.on_version: Callable[[str], None] | None = None
         self._bus_index = -1
         self._remote_goal: tuple[Vector, int] | None = None
-        self._replay: deque[Vector] = deque()
 
     async def run(self) -> None:
         """Tick until cancelled."""
@@ -120,31 +118,45 @@ class ControlLoop:
         if self.state is not before:
             self.reason = reason or event.value
             self._remote_goal = None
-            self._replay.clear()
-            self._controller.begin()
+            if self._recorder.running is None:
+                self._controller.begin()
+            else:
+                self._controller.player.reset()  # the episode's flags stay
+                self._note_intervention(before)
             log.info("state %s -> %s reason=%s", before.value, self.state.value, self.reason)
         return self.state
+
+    def _note_intervention(self, before: State) -> None:
+        """A person who drives during a policy's episode has taken over; leaving teleop hands back."""
+        if self._recorder.kind != "rollout":
+            return
+        now_ns = time.monotonic_ns()
+        try:
+            if self.state is State.TELEOP:
+                self._recorder.take_over(now_ns, "operator")
+            elif before is State.TELEOP:
+                self._recorder.hand_back(now_ns)
+        except StoreError as error:
+            self.recording_failed(error)
 
     def remote_goal(self, position: Vector, age_ns: int) -> None:
         """A joint goal from a remote operator, rad (6,), ``age_ns`` old; counts for 200 ms."""
         self._remote_goal = (position, time.monotonic_ns() - age_ns)
 
-    def replay(self, actions: Vector) -> None:
-        """Play actions (n, 6) rad, one a tick, in teleoperation mode. Ramped and guarded like all motion."""
-        self._replay = deque(np.asarray(actions, dtype=np.float64))
-
-    @property
-    def replaying(self) -> bool:
-        """Whether a replay is under way."""
-        return bool(self._replay)
-
     def begin_episode(self) -> None:
-        """Monitors start afresh with the episode that is about to be recorded."""
-        self._controller.begin()
+        """Monitors start afresh with the episode that is about to be recorded; the motion goes on."""
+        self._controller.bank.reset()
+        self._bus_index = -1 if self.sample is None else self.sample.index
 
     def finish_episode(self) -> list[Flag]:
         """The episode's flags with their final spans."""
         return self._controller.bank.finish()
+
+    def recording_failed(self, error: StoreError) -> None:
+        """The disk's trouble is not the arm's: say so, and go on without recording."""
+        self.recorder_error = str(error)
+        log.error("recording stopped: %s", error)
+        self._recorder.abandon()
 
     def recalibrate(self, thresholds: Mapping[str, Any] | None) -> None:
         """Use the monitor thresholds of the bundle that now serves."""
@@ -190,16 +202,28 @@ class ControlLoop:
             return Source.POLICY, None
         if self.state is not State.TELEOP:
             return Source.NONE, None
-        if self._replay:
-            return Source.REPLAY, self._replay.popleft()
+        person = Source.INTERVENTION if self._recorder.kind == "rollout" else Source.TELEOP
+        return person, self._person()
+
+    def _person(self) -> Vector | None:
+        """Where the remote operator or the leader arm points; silence of either ends in a hold."""
         now_ns = time.monotonic_ns()
         if self._remote_goal is not None:
             position, at_ns = self._remote_goal
-            return Source.TELEOP, position if now_ns - at_ns <= TELEOP_FRESH_NS else None
-        leader = None if self._leader is None else self._leader.latest()
-        if leader is None or now_ns - leader.joints.t_ns > TELEOP_FRESH_NS or leader.fault is not Fault.NONE:
-            return Source.TELEOP, None
-        return Source.TELEOP, leader.joints.position
+            return position if now_ns - at_ns <= TELEOP_FRESH_NS else None
+        if self._leader is None:
+            return None
+        leader = self._leader.latest()
+        if (
+            leader is not None
+            and leader.fault is Fault.NONE
+            and now_ns - leader.joints.t_ns <= TELEOP_FRESH_NS
+        ):
+            return leader.joints.position
+        why = leader.message if leader is not None and leader.message else "no fresh sample"
+        # The leader may come back anywhere: a person resumes, and the motion ramps up.
+        self.handle(Event.COMMAND_STALE, f"the leader arm does not answer: {why}")
+        return None
 
     def _exchange_chunks(self, observation: Observation, source: Source) -> None:
         chunk = self._policy.take()
@@ -228,14 +252,14 @@ class ControlLoop:
     def _record(self, observation: Observation, result: TickResult, wake: Wake) -> None:
         """Hand the tick to the recorder, whose trouble with the disk is not the arm's."""
         if self._recorder.running is None:
+            if self.ticks % FORGET_TICKS == 0:
+                self._controller.bank.reset()
             return
         try:
             self._recorder.tick(observation, result.asked, result.source, wake.late_ns / 1e6)
             self._recorder.bus(self._bus_rows())
         except StoreError as error:
-            self.recorder_error = str(error)
-            log.error("recording stopped: %s", error)
-            self._recorder.abandon()
+            self.recording_failed(error)
 
     def _bus_rows(self) -> list[tuple[int, int, Mapping[str, Vector]]]:
         rows: list[tuple[int, int, Mapping[str, Vector]]] = []

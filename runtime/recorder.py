@@ -63,8 +63,20 @@ class EpisodeRecorder:
         """Id of the episode being written, or None."""
         return None if self._writer is None else self._writer.id
 
+    @property
+    def kind(self) -> Kind | None:
+        """What kind of episode is being written, or None."""
+        return None if self._writer is None else self._writer.spec.kind
+
     def start(self, task: str, kind: Kind, provenance: Mapping[str, Any] | None = None) -> str:
-        """Begin an episode of ``kind`` "demo", "rollout" or "intervention"; returns its id."""
+        """Begin an episode of ``kind`` "demo", "rollout" or "intervention"; its id. Raises StoreError."""
+        return self.begin(self.open(task, kind, provenance))
+
+    def open(self, task: str, kind: Kind, provenance: Mapping[str, Any] | None = None) -> EpisodeWriter:
+        """Make an episode's journal, which waits for the disk: from an event loop, in a thread.
+
+        Raises StoreError. Nothing is recorded before ``begin``.
+        """
         spec = EpisodeSpec(
             task=task,
             fps=self._fps,
@@ -73,11 +85,15 @@ class EpisodeRecorder:
             provenance={**self._provenance, **(provenance or {})},
             kind=kind,
         )
-        self._writer = self._store.begin(spec, config=self._writer_config)
+        return self._store.begin(spec, config=self._writer_config)
+
+    def begin(self, writer: EpisodeWriter) -> str:
+        """Record into ``writer`` from the next tick on; returns its id."""
+        self._writer = writer
         self._pending = None
         self._frame_seq = {}
         self._takeover = None
-        return self._writer.id
+        return writer.id
 
     def tick(self, observation: Observation, asked: Vector, source: Source, lateness_ms: float = 0.0) -> None:
         """Record one control tick; frames already recorded are not recorded twice."""
@@ -123,11 +139,15 @@ class EpisodeRecorder:
         writer, self._writer = self._writer, None
         return writer.end(outcome, reason)
 
+    def drop(self) -> EpisodeWriter | None:
+        """Stop recording without ending the episode; the caller then discards its writer, which waits."""
+        writer, self._writer, self._pending = self._writer, None, None
+        return writer
+
     def discard(self) -> None:
         """Throw the running episode away at the operator's word."""
-        if self._writer is not None:
-            writer, self._writer = self._writer, None
-            self._pending = None
+        writer = self.drop()
+        if writer is not None:
             writer.discard()
 
     def abandon(self) -> None:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from episodes.errors import StoreError
 from episodes.spec import Kind
+from episodes.writer import EpisodeRef
 from hal.types import Vector
-from runtime.bus_handle import BusHandle
+from runtime.bus_handle import BusHandle, BusSample
+from runtime.bus_records import Fault
 from runtime.errors import BusProcessError
 from runtime.loop import ControlLoop
+from runtime.monitors.thresholds import ThresholdError
 from runtime.policy_client import PolicyClient
 from runtime.policy_types import PolicyClientError
 from runtime.recorder import EpisodeRecorder
 from runtime.remote.errors import RefusedError, UnavailableError
 from runtime.remote.facade import EpisodeOutcome, EpisodeResult, RequestedMode, RobotSnapshot
+from runtime.servo import Phase
 from runtime.supervisor import Event, State, accepts
 
 log = logging.getLogger(__name__)
@@ -27,10 +32,16 @@ _MODE_EVENTS: Mapping[RequestedMode, Event] = {
     "policy": Event.POLICY,
     "hold": Event.HOLD,
 }
+_SEEN_S = 1.0
+_POLL_S = 0.005
 
 
 class Robot:
-    """Implements ``runtime.remote.facade.RobotFacade``. One per process; used on its event loop only."""
+    """Implements ``runtime.remote.facade.RobotFacade``. One per process; used on its event loop only.
+
+    Whatever energises or changes the mode runs one at a time and checks, after everything it waited
+    for, that nobody stopped the arm meanwhile. Stops never wait for it.
+    """
 
     def __init__(
         self,
@@ -45,10 +56,15 @@ class Robot:
         self._follower = follower
         self._policy = policy
         self._recorder = recorder
+        self._one_at_a_time = asyncio.Lock()
+        self._stops = 0
+        self._retired = False
         self._episode_ticks = 0
+        self._ended: EpisodeRef | None = None
 
     async def state(self) -> RobotSnapshot:
         loop, sample = self._loop, self._loop.sample
+        self._notice_lost_episode()
         return RobotSnapshot(
             robot=self._name,
             mode=loop.state.value,
@@ -62,56 +78,93 @@ class Robot:
             flags=tuple(loop.flags),
         )
 
-    async def enable(self) -> None:
-        """off → ready; also clears a fault first when there is one, since a person asks for it."""
-        if self._loop.state is State.FAULT:
-            await self._ask(self._follower.clear_fault)
-            self._loop.handle(Event.CLEAR_FAULT)
-        if self._loop.state is State.HOLD:
-            await self._ask(self._follower.acknowledge)
-            self._loop.handle(Event.RESUME)
-            return
-        if self._loop.state.energised:
-            return
-        self._require(Event.ENABLE)
-        await self._ask(self._follower.enable)
-        await self._await_torque(True)
-        self._loop.handle(Event.ENABLE, "enabled")
+    # --- stopping: takes effect before anything is awaited -----------------------------------------
 
     async def stop(self, reason: str) -> None:
         """Nothing moves from here on; the bus process lowers the arm and releases it."""
+        self._stops += 1
         self._loop.handle(Event.DISABLE, reason)
         await self._ask(self._follower.disable)
 
-    async def estop(self, reason: str) -> None:
-        """The flag is raised before anything is awaited."""
-        self._follower.estop()
-        self._loop.handle(Event.ESTOP, reason)
+    async def retire(self, reason: str) -> None:
+        """Stop, and refuse to be energised from here on: the service is ending."""
+        self._retired = True
+        await self.stop(reason)
 
-    async def clear_estop(self) -> None:
-        self._require(Event.CLEAR_ESTOP)
-        await self._ask(self._follower.clear_estop)
-        await self._await_clear()
-        self._loop.handle(Event.CLEAR_ESTOP, "e-stop cleared")
+    async def estop(self, reason: str) -> None:
+        """The flag is raised before anything else."""
+        self._follower.estop()
+        self._stops += 1
+        self._loop.handle(Event.ESTOP, reason)
 
     async def hold(self, reason: str) -> None:
         if self._loop.state.moving:
             self._loop.handle(Event.HOLD, reason)
             await self._ask(self._follower.hold)
 
+    # --- energising and modes ----------------------------------------------------------------------
+
+    async def enable(self) -> None:
+        """off → ready. Out of a fault or a hold as well: a person asks for it, having looked."""
+        async with self._one_at_a_time:
+            state = self._loop.state
+            if state.energised and state is not State.HOLD:
+                return
+            stops = self._stops
+            if state is State.FAULT:
+                await self._ask(self._follower.clear_fault)
+                await self._see(lambda s: s.fault is Fault.NONE, "the fault persists")
+                self._loop.handle(Event.CLEAR_FAULT)
+            if self._loop.state is not State.HOLD:
+                self._require(Event.ENABLE)
+            await self._energise(stops)
+            self._loop.handle(Event.RESUME if self._loop.state is State.HOLD else Event.ENABLE, "enabled")
+
+    async def clear_estop(self) -> None:
+        async with self._one_at_a_time:
+            self._require(Event.CLEAR_ESTOP)
+            stops = self._stops
+            await self._ask(self._follower.clear_estop)
+            await self._see(lambda s: not s.estopped, "the bus process still reports the e-stop")
+            self._not_stopped_since(stops)
+            self._loop.handle(Event.CLEAR_ESTOP, "e-stop cleared")
+
     async def set_mode(self, mode: RequestedMode) -> None:
-        if self._loop.state.value == mode:
-            return
-        event = _MODE_EVENTS[mode]
-        if self._loop.state is State.HOLD and event is not Event.HOLD:
-            await self._ask(self._follower.acknowledge)
+        async with self._one_at_a_time:
+            if self._loop.state.value == mode:
+                return
+            stops, event = self._stops, _MODE_EVENTS[mode]
+            if event is not Event.HOLD:
+                await self._make_ready(stops)
+            self._require(event)
+            if event is Event.POLICY:
+                await self.calibrate_monitors()
+                self._not_stopped_since(stops)
+                self._require(event)
+            self._loop.handle(event, f"{mode} asked for")
+            if event is Event.HOLD:
+                await self._ask(self._follower.hold)
+
+    async def _make_ready(self, stops: int) -> None:
+        """Out of a hold, or an arm that stood so long that it is being let down: ready again."""
+        sample = self._follower.latest()
+        lowering = sample is not None and sample.phase is Phase.LOWER
+        if self._loop.state is State.HOLD or (self._loop.state is State.READY and lowering):
+            await self._energise(stops)
             self._loop.handle(Event.RESUME)
-        self._require(event)
-        if event is Event.POLICY:
-            await self.calibrate_monitors()
-        self._loop.handle(event, f"{mode} asked for")
-        if event is Event.HOLD:
-            await self._ask(self._follower.hold)
+
+    async def _energise(self, stops: int) -> None:
+        """Torque, and the motion limits ramp up from nothing. The loop must not see a released arm."""
+        if self._retired:
+            raise RefusedError("the service is stopping", "start it again")
+        await self._ask(self._follower.enable)
+        if self._stops != stops:  # the stop may have been served first
+            await self._ask(self._follower.disable)
+        self._not_stopped_since(stops)
+        await self._see(_energised, "the motors did not take torque, or the arm is in contact")
+        self._not_stopped_since(stops)
+
+    # --- policy ------------------------------------------------------------------------------------
 
     async def set_policy(self, bundle: str, backend: str) -> str:
         try:
@@ -125,38 +178,6 @@ class Robot:
         await self.calibrate_monitors()
         return version
 
-    async def start_episode(self, task: str) -> EpisodeResult:
-        if self._recorder.running is not None:
-            raise RefusedError(f"episode {self._recorder.running} is running", "end it first")
-        kind: Kind = "rollout" if self._loop.state is State.POLICY else "demo"
-        provenance = {"policy": self._loop.policy_version} if kind == "rollout" else {}
-        episode = self._recorder.start(task, kind, provenance)
-        self._loop.recorder_error = ""
-        self._loop.begin_episode()
-        self._episode_ticks = self._loop.ticks
-        return EpisodeResult(episode)
-
-    async def end_episode(self, outcome: EpisodeOutcome, reason: str) -> EpisodeResult:
-        sample = self._loop.sample
-        if self._recorder.running is None or sample is None:
-            detail = self._loop.recorder_error or "none was started"
-            raise RefusedError(f"no episode is running: {detail}")
-        began = time.monotonic()
-        flags = self._loop.finish_episode()
-        for flag in flags:
-            self._recorder.flag(flag)
-        ref = self._recorder.end(outcome, reason, sample.goal)
-        assert ref is not None
-        kinds = tuple(sorted({flag.kind for flag in flags}))
-        return EpisodeResult(
-            ref.id, self._loop.ticks - self._episode_ticks, (time.monotonic() - began) * 1e3, kinds
-        )
-
-    async def teleop_goal(self, position: Vector, age_ns: int) -> None:
-        if self._loop.state is not State.TELEOP:
-            raise RefusedError(f"the robot is in mode {self._loop.state.value}", "set mode teleop first")
-        self._loop.remote_goal(position, age_ns)
-
     async def calibrate_monitors(self) -> None:
         """Give the monitors the thresholds that belong to the weights that serve now."""
         try:
@@ -165,8 +186,66 @@ class Robot:
             raise UnavailableError(str(error), "start a policy server with `ratchet serve`") from error
         if active is None:
             raise UnavailableError("the policy server has no bundle", "load one with `ratchet model promote`")
-        self._loop.recalibrate((active.manifest or {}).get("monitors"))
+        try:
+            self._loop.recalibrate((active.manifest or {}).get("monitors"))
+        except ThresholdError as error:
+            raise UnavailableError(f"bundle {active.version}: {error}") from error
         self._loop.policy_version = active.version
+
+    # --- episodes ----------------------------------------------------------------------------------
+
+    async def start_episode(self, task: str) -> EpisodeResult:
+        async with self._one_at_a_time:
+            if self._recorder.running is not None:
+                raise RefusedError(f"episode {self._recorder.running} is running", "end it first")
+            kind: Kind = "rollout" if self._loop.state is State.POLICY else "demo"
+            provenance = {"policy": self._loop.policy_version} if kind == "rollout" else {}
+            try:
+                writer = await asyncio.to_thread(self._recorder.open, task, kind, provenance)
+            except StoreError as error:
+                raise UnavailableError(str(error)) from error
+            self._loop.recorder_error = ""
+            self._loop.begin_episode()
+            self._episode_ticks = self._loop.ticks
+            return EpisodeResult(self._recorder.begin(writer))
+
+    async def end_episode(self, outcome: EpisodeOutcome, reason: str) -> EpisodeResult:
+        began = time.monotonic()
+        episode, sample = self._recorder.running, self._loop.sample
+        if episode is None or sample is None:
+            raise RefusedError(f"no episode is running: {self._loop.recorder_error or 'none was started'}")
+        ticks = self._loop.ticks - self._episode_ticks
+        flags = self._loop.finish_episode()
+        try:
+            if outcome == "discard":
+                writer = self._recorder.drop()
+                assert writer is not None
+                await asyncio.to_thread(writer.discard)
+            else:
+                for flag in flags:
+                    self._recorder.flag(flag)
+                self._ended = self._recorder.end(outcome, reason, sample.goal)
+        except StoreError as error:
+            self._loop.recording_failed(error)
+            raise UnavailableError(str(error)) from error
+        kinds = tuple(sorted({flag.kind for flag in flags}))
+        return EpisodeResult(episode, ticks, (time.monotonic() - began) * 1e3, kinds)
+
+    def _notice_lost_episode(self) -> None:
+        """Publishing goes on behind; when it failed, the state says so."""
+        ref = self._ended
+        if ref is None or not ref.done:
+            return
+        self._ended = None
+        try:
+            ref.wait(0.0)
+        except StoreError as error:
+            self._loop.recorder_error = str(error)
+
+    async def teleop_goal(self, position: Vector, age_ns: int) -> None:
+        if self._loop.state is not State.TELEOP:
+            raise RefusedError(f"the robot is in mode {self._loop.state.value}", "set mode teleop first")
+        self._loop.remote_goal(position, age_ns)
 
     # --- helpers ---------------------------------------------------------------------------------
 
@@ -177,31 +256,30 @@ class Robot:
                 _way_out(self._loop.state),
             )
 
-    async def _ask(self, request: Any) -> None:
+    def _not_stopped_since(self, stops: int) -> None:
+        if self._stops != stops:
+            raise RefusedError("the arm was stopped meanwhile", "enable it again when it is safe")
+
+    async def _ask(self, request: Callable[[], Any]) -> None:
         """A request to the bus process, off the event loop; its refusal is the caller's."""
         try:
             await asyncio.to_thread(request)
         except BusProcessError as error:
             raise UnavailableError(str(error)) from error
 
-    async def _await_torque(self, on: bool, timeout_s: float = 1.0) -> None:
-        """The bus has granted it; wait until a sample says so, or the loop would see a released arm."""
-        deadline = time.monotonic() + timeout_s
+    async def _see(self, condition: Callable[[BusSample], bool], otherwise: str) -> None:
+        """The bus process has granted a request; wait until a sample shows it."""
+        deadline = time.monotonic() + _SEEN_S
         while time.monotonic() < deadline:
             sample = self._follower.latest()
-            if sample is not None and sample.torque is on:
+            if sample is not None and condition(sample):
                 return
-            await asyncio.sleep(0.005)
-        raise UnavailableError("the motors did not take torque within a second", "see `ratchet doctor`")
+            await asyncio.sleep(_POLL_S)
+        raise UnavailableError(otherwise, "see `ratchet doctor`")
 
-    async def _await_clear(self, timeout_s: float = 1.0) -> None:
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            sample = self._follower.latest()
-            if sample is not None and not sample.estopped:
-                return
-            await asyncio.sleep(0.005)
-        raise UnavailableError("the bus process still reports the e-stop", "clear it again")
+
+def _energised(sample: BusSample) -> bool:
+    return sample.torque and sample.phase in (Phase.HOLD, Phase.FOLLOW) and sample.contact_joint < 0
 
 
 def _way_out(state: State) -> str:

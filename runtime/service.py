@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +20,17 @@ from episodes.spec import CameraSpec
 from episodes.store import EpisodeStore
 from hal.clock import MonotonicClock
 from runtime.bus_handle import BusConfig, BusHandle
+from runtime.bus_records import Fault
 from runtime.camera_handle import CameraProcessConfig, CameraSet
+from runtime.caretaker import Caretaker
 from runtime.config import ArmConfig, RobotConfig
 from runtime.control import Controller
 from runtime.errors import BusProcessError
+from runtime.exclusive import exclusive, require_free_socket
 from runtime.fleet.agent import FleetAgent
-from runtime.health import HealthBoard, HealthServer, Metric
+from runtime.health import HealthBoard, HealthServer
 from runtime.loop import ControlLoop
+from runtime.loop_metrics import loop_metrics
 from runtime.monitors import MonitorBank
 from runtime.notify import Notifier, Watchdog, watchdog_period_s
 from runtime.policy_client import PolicyClient
@@ -35,9 +41,10 @@ from runtime.robot import Robot
 
 log = logging.getLogger(__name__)
 
-_BEAT_S = 0.25
 _HEALTH_LIMITS_S = {"bus": 1.0, "loop": 1.0, "store": 2.0}
-_LOWERING_S = 20.0
+_FIRST_SAMPLE_S = 5.0
+_FIRST_FRAME_S = 5.0
+_THRESHOLDS_RETRY_S = 1.0
 
 
 @dataclass(slots=True)
@@ -47,8 +54,6 @@ class _Parts:
     follower: BusHandle
     leader: BusHandle | None
     cameras: CameraSet | None
-    store: EpisodeStore
-    recorder: EpisodeRecorder
     policy: PolicyClient
     loop: ControlLoop
     robot: Robot
@@ -61,17 +66,19 @@ async def serve(
     """Run the robot until ``stop`` is set.
 
     ``software`` is the version recorded as provenance; ``ready`` is called with the address of the
-    remote door once everything runs. Raises RuntimeFault, HalError, StoreError or RemoteError when
-    something cannot be started.
+    remote door once everything runs. Raises RuntimeFault, HalError or StoreError when something
+    cannot be started, and what ends the service while it runs.
     """
     async with _parts(config, software) as parts:
         server = RemoteServer(config.remote, parts.robot, board=parts.board)
-        await server.start()
         health = _health_server(config, parts)
-        if health is not None:
-            await health.start()
         notifier = Notifier.from_environment()
+        require_free_socket(config.remote.address)
+        await server.start()
         try:
+            if health is not None:
+                await health.start()
+            gc.freeze()  # what lives now lives on; no collection need walk it during a tick
             await _until(stop, _tasks(config, parts, server, notifier, software, ready))
         finally:
             notifier.stopping()
@@ -84,19 +91,13 @@ async def serve(
 @contextlib.asynccontextmanager
 async def _parts(config: RobotConfig, software: str) -> AsyncIterator[_Parts]:
     """Start the processes and build the loop; end them in the opposite order."""
-    config.run_dir.mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(exclusive(config.run_dir))
         store = stack.enter_context(EpisodeStore.open(config.store.path, create=True))
-        follower = _bus(config, "follower", config.follower)
-        stack.callback(follower.stop)
-        follower.start()
-        _require_arm(follower)
+        follower = await _start_bus(stack, config, "follower", config.follower)
         leader = None
         if config.leader is not None:
-            leader = _bus(config, "leader", config.leader)
-            stack.callback(leader.stop)
-            leader.start()
-            _require_arm(leader)
+            leader = await _start_bus(stack, config, "leader", config.leader)
         cameras = None
         if config.cameras:
             cameras = CameraSet(CameraProcessConfig(cameras=config.cameras, run_dir=config.run_dir))
@@ -121,10 +122,41 @@ async def _parts(config: RobotConfig, software: str) -> AsyncIterator[_Parts]:
             recorder,
         )
         robot = Robot(config.robot.id, loop, follower, policy, recorder)
-        board = HealthBoard(
-            {**_HEALTH_LIMITS_S, **{f"camera.{name}": 2.0 for name in config.cameras}}, MonotonicClock()
+        limits = {**_HEALTH_LIMITS_S, **{f"camera.{name}": 2.0 for name in config.cameras}}
+        if leader is not None:
+            limits["leader"] = 1.0
+        yield _Parts(follower, leader, cameras, policy, loop, robot, HealthBoard(limits, MonotonicClock()))
+
+
+async def _start_bus(
+    stack: contextlib.AsyncExitStack, config: RobotConfig, name: str, arm: ArmConfig
+) -> BusHandle:
+    """Start one arm's process; an arm that cannot be reached now is the user's to mend.
+
+    Later the same is a fault to recover from. Raises BusProcessError with the arm's own words.
+    """
+    handle = BusHandle(
+        BusConfig(
+            arm=name,
+            role="follower" if name == "follower" else "leader",
+            port=arm.port,
+            baud=arm.baud,
+            calibration=arm.calibration,
+            run_dir=config.run_dir,
+            guard=config.guard,
+            servo=config.servo,
+            realtime=config.realtime,
         )
-        yield _Parts(follower, leader, cameras, store, recorder, policy, loop, robot, board)
+    )
+    stack.callback(handle.stop)
+    handle.start()
+    await _within(_FIRST_SAMPLE_S, lambda: handle.latest() is not None)
+    sample = handle.latest()
+    if sample is None:
+        raise BusProcessError(f"the bus process of {name} gives no sample", "see its log")
+    if sample.fault is not Fault.NONE:
+        raise BusProcessError(f"the {name} arm cannot be used: {sample.message}")
+    return handle
 
 
 def _tasks(
@@ -136,10 +168,11 @@ def _tasks(
     ready: Callable[[str], None],
 ) -> list[Coroutine[Any, Any, None]]:
     """Everything that runs beside each other on the event loop."""
+    caretaker = Caretaker(parts.loop, parts.follower, parts.leader, parts.cameras, parts.board)
     tasks = [
         parts.loop.run(),
         server.serve(),
-        _beat(parts),
+        caretaker.run(),
         _follow_versions(parts),
         _announce(parts, server, notifier, ready),
     ]
@@ -164,7 +197,7 @@ async def _until(stop: asyncio.Event, coroutines: list[Coroutine[Any, Any, None]
     """Run until ``stop``; the first part to fail ends the rest and its error is raised."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     waiter = asyncio.create_task(stop.wait())
-    running = {*tasks, waiter}
+    running: set[asyncio.Task[Any]] = {*tasks, waiter}
     try:
         while not waiter.done():
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -179,11 +212,23 @@ async def _until(stop: asyncio.Event, coroutines: list[Coroutine[Any, Any, None]
 async def _announce(
     parts: _Parts, server: RemoteServer, notifier: Notifier, ready: Callable[[str], None]
 ) -> None:
-    """Tell systemd and the caller once the loop has seen the arm."""
-    while parts.loop.sample is None:
-        await asyncio.sleep(0.01)
+    """Tell systemd and the caller once the loop sees the arm and the cameras had their chance."""
+    await _within(_FIRST_SAMPLE_S, lambda: parts.loop.sample is not None)
+    cameras = parts.cameras.handles.values() if parts.cameras else ()
+    if not await _within(_FIRST_FRAME_S, lambda: all(camera.latest() is not None for camera in cameras)):
+        log.warning("not every camera delivers yet; see the health report")
     notifier.ready(f"running at {server.address}")
     ready(server.address)
+
+
+async def _within(timeout_s: float, condition: Callable[[], bool]) -> bool:
+    """Wait until ``condition`` holds, at most ``timeout_s``; whether it does."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.01)
+    return True
 
 
 async def _follow_versions(parts: _Parts) -> None:
@@ -197,75 +242,16 @@ async def _follow_versions(parts: _Parts) -> None:
             await parts.robot.calibrate_monitors()
         except RemoteError as error:
             log.warning("monitors keep the old thresholds: %s", error)
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(_THRESHOLDS_RETRY_S)
             changed.set()
 
 
-async def _beat(parts: _Parts) -> None:
-    """Say which subsystems are well, and restart a bus process that died (the arm stays off)."""
-    while True:
-        _beat_once(parts)
-        for handle in (parts.follower, parts.leader):
-            if handle is not None and handle.pid is None:
-                log.error("bus process of %s died; starting it again", handle.config.arm)
-                try:
-                    await asyncio.to_thread(handle.start)
-                except BusProcessError as error:
-                    log.error("bus process not restarted: %s", error)
-        if parts.cameras is not None and not parts.cameras.alive():
-            log.error("camera process died; starting it again")
-            parts.cameras.start()
-        await asyncio.sleep(_BEAT_S)
-
-
-def _beat_once(parts: _Parts) -> None:
-    board, sample = parts.board, parts.loop.sample
-    if sample is not None and sample.fault.value == 0 and parts.follower.alive():
-        board.beat("bus", f"{sample.cycles} cycles, {sample.lost} lost")
-    else:
-        board.fail("bus", sample.message if sample is not None else "no sample yet")
-    board.beat("loop", f"{parts.loop.ticks} ticks, {parts.loop.stats.missed} missed")
-    if parts.loop.recorder_error:
-        board.fail("store", parts.loop.recorder_error)
-    else:
-        board.beat("store")
-    for name, camera in (parts.cameras.handles if parts.cameras else {}).items():
-        status = camera.status()
-        if status is not None and status.ok and camera.latest() is not None:
-            board.beat(f"camera.{name}")
-        else:
-            board.fail(f"camera.{name}", status.message if status is not None else "no picture yet")
-
-
 async def _park(robot: Robot) -> None:
-    """Let the arm down before anything else ends."""
+    """Refuse to be energised again, and begin to let the arm down; the bus process's end waits for it."""
     try:
-        await robot.stop("the service is stopping")
+        await robot.retire("the service is stopping")
     except RemoteError as error:
         log.error("could not lower the arm: %s", error)
-
-
-def _bus(config: RobotConfig, name: str, arm: ArmConfig) -> BusHandle:
-    return BusHandle(
-        BusConfig(
-            arm=name,
-            role="follower" if name == "follower" else "leader",
-            port=arm.port,
-            baud=arm.baud,
-            calibration=arm.calibration,
-            run_dir=config.run_dir,
-            guard=config.guard,
-            servo=config.servo,
-            realtime=config.realtime,
-        )
-    )
-
-
-def _require_arm(handle: BusHandle) -> None:
-    """An arm that cannot be reached at start is the user's to mend; later it is a fault to recover from."""
-    sample = handle.latest()
-    if sample is not None and sample.fault.value != 0:
-        raise BusProcessError(sample.message or f"the {handle.config.arm} arm cannot be reached")
 
 
 def _camera_specs(config: RobotConfig) -> list[CameraSpec]:
@@ -294,24 +280,4 @@ def _cycles(handle: BusHandle) -> int:
 def _health_server(config: RobotConfig, parts: _Parts) -> HealthServer | None:
     if config.health is None:
         return None
-
-    def metrics() -> list[Metric]:
-        sample = parts.loop.sample
-        figures = parts.loop.stats.figures(sample.cycles if sample else 0, sample.lost if sample else 0)
-        return [
-            Metric("loop_ticks_total", "counter", "Control ticks run.", figures.ticks),
-            Metric("loop_missed_total", "counter", "Control ticks skipped.", figures.missed),
-            Metric(
-                "loop_period_p99_seconds", "gauge", "p99 of the tick period.", figures.period_ms_p99 / 1e3
-            ),
-            Metric(
-                "inference_p99_seconds",
-                "gauge",
-                "p99 from observation to chunk.",
-                figures.inference_ms_p99 / 1e3,
-            ),
-            Metric("bus_cycles_total", "counter", "Bus cycles run.", figures.bus_cycles),
-            Metric("bus_lost_total", "counter", "Replies lost.", figures.bus_lost),
-        ]
-
-    return HealthServer(config.health, parts.board, metrics)
+    return HealthServer(config.health, parts.board, lambda: loop_metrics(parts.loop))

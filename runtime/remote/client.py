@@ -161,7 +161,7 @@ class Control:
         return await self._motion("StartEpisode", pb.StartEpisodeRequest(lease=self.lease.id, task=task))
 
     async def end_episode(self, outcome: str, reason: str = "") -> pb.EpisodeReply:
-        """End the running episode: success, failure or unknown."""
+        """End the running episode: success, failure, unknown; discard throws it away."""
         request = pb.EndEpisodeRequest(lease=self.lease.id, outcome=outcome, reason=reason)
         return await self._motion("EndEpisode", request)
 

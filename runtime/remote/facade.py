@@ -16,7 +16,7 @@ from runtime.nouns import Flag, Vector
 
 Mode = Literal["off", "ready", "teleop", "policy", "hold", "fault", "estop"]
 RequestedMode = Literal["teleop", "policy", "hold"]
-EpisodeOutcome = Literal["success", "failure", "unknown"]
+EpisodeOutcome = Literal["success", "failure", "unknown", "discard"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class RobotFacade(Protocol):
         """Begin recording. Raises RefusedError while one is running."""
 
     async def end_episode(self, outcome: EpisodeOutcome, reason: str) -> EpisodeResult:
-        """End the running episode. Raises RefusedError when there is none."""
+        """End the running episode, or throw it away ("discard"). Raises RefusedError when there is none."""
 
     async def teleop_goal(self, position: Vector, age_ns: int) -> None:
         """Take one remote joint goal: rad (6,), finite; it was ``age_ns`` old on arrival.

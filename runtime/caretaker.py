@@ -1,0 +1,115 @@
+"""Looks after the service's processes: says who is well, starts again what died.
+
+A bus process that comes back never energises anything; an arm that its motors' watchdog holds is
+held on, and a person enables it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from runtime.bus_handle import BusHandle
+from runtime.bus_records import Fault
+from runtime.camera_handle import CameraSet
+from runtime.errors import RuntimeFault
+from runtime.health import HealthBoard
+from runtime.loop import ControlLoop
+
+log = logging.getLogger(__name__)
+
+_PERIOD_S = 0.25
+_FIRST_PAUSE_S = 0.5
+_LAST_PAUSE_S = 10.0
+
+
+class Restart:
+    """When a process that keeps dying may be started again: pauses that double, up to ten seconds."""
+
+    def __init__(self) -> None:
+        self._pause_s = _FIRST_PAUSE_S
+        self._not_before = 0.0
+
+    def due(self, now_s: float) -> bool:
+        """Whether to try now; counts as a try."""
+        if now_s < self._not_before:
+            return False
+        if now_s - self._not_before > 2 * _LAST_PAUSE_S:
+            self._pause_s = _FIRST_PAUSE_S  # it ran well for a while
+        self._not_before = now_s + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _LAST_PAUSE_S)
+        return True
+
+
+class Caretaker:
+    """``run`` it beside the loop."""
+
+    def __init__(
+        self,
+        loop: ControlLoop,
+        follower: BusHandle,
+        leader: BusHandle | None,
+        cameras: CameraSet | None,
+        board: HealthBoard,
+    ) -> None:
+        self._loop = loop
+        self._arms = {"bus": follower} | ({} if leader is None else {"leader": leader})
+        self._cameras = cameras
+        self._board = board
+        self._restarts: dict[str, Restart] = {name: Restart() for name in (*self._arms, "cameras")}
+
+    async def run(self) -> None:
+        """Look every quarter of a second until cancelled."""
+        while True:
+            self._report()
+            for name, handle in self._arms.items():
+                if handle.pid is None and self._restarts[name].due(time.monotonic()):
+                    await self._restart_arm(handle)
+            self._keep_cameras()
+            await asyncio.sleep(_PERIOD_S)
+
+    async def _restart_arm(self, handle: BusHandle) -> None:
+        log.error("bus process died arm=%s; starting it again", handle.config.arm)
+        try:
+            await asyncio.to_thread(handle.start)
+        except RuntimeFault as error:
+            log.error("bus process not restarted: %s", error)
+
+    def _keep_cameras(self) -> None:
+        if (
+            self._cameras is None
+            or self._cameras.alive()
+            or not self._restarts["cameras"].due(time.monotonic())
+        ):
+            return
+        log.error("camera process died; starting it again")
+        try:
+            self._cameras.start()
+        except RuntimeFault as error:
+            log.error("camera process not restarted: %s", error)
+
+    def _report(self) -> None:
+        loop, board = self._loop, self._board
+        for name, handle in self._arms.items():
+            self._report_arm(name, handle)
+        board.beat("loop", f"{loop.ticks} ticks, {loop.stats.missed} missed")
+        if loop.recorder_error:
+            board.fail("store", loop.recorder_error)
+        else:
+            board.beat("store")
+        for name, camera in (self._cameras.handles if self._cameras else {}).items():
+            status = camera.status()
+            if status is not None and status.ok and camera.latest() is not None:
+                board.beat(f"camera.{name}")
+            else:
+                board.fail(f"camera.{name}", (status.message if status else "") or "no picture")
+
+    def _report_arm(self, name: str, handle: BusHandle) -> None:
+        sample = handle.latest()
+        if not handle.alive():
+            self._board.fail(name, "its process is not running")
+        elif sample is None or sample.fault is not Fault.NONE:
+            self._board.fail(name, sample.message if sample is not None else "no sample yet")
+        else:
+            self._board.beat(name, f"{sample.cycles} cycles, {sample.lost} lost")

@@ -1,0 +1,185 @@
+"""`ratchet up`: the robot service, on a real arm or on the simulated bench."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from runtime.config import RobotConfig
+from tools.children import Child, deaf_to_interrupts
+from tools.config import load
+from tools.errors import UsageError
+from tools.robot_file import SimOptions, SimPaths, sim_text
+from tools.serving import run_service
+
+DEFAULT_CONFIG = Path("/etc/ratchet/ratchet.toml")
+DEFAULT_RUN = Path("out/sim")
+
+EXAMPLES = """
+\b
+Examples:
+  ratchet up --sim                            # bench, robot and socket below out/sim
+  ratchet up --sim --dir /tmp/bench --bundle out/bundle --trust out/keys
+  ratchet up --config /etc/ratchet/ratchet.toml
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.option("--sim", is_flag=True, help="Run on the simulated bench.")
+@click.option(
+    "--dir",
+    "run_dir",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_RUN,
+    show_default=True,
+    help="With --sim: sockets, store, logs, ratchet.toml.",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help=f"Without --sim: the robot's configuration [default: {DEFAULT_CONFIG}].",
+)
+@click.option("--bundle", type=click.Path(path_type=Path), help="Also serve this bundle to the robot.")
+@click.option(
+    "--allow",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Bundles may also be loaded from here (repeatable).",
+)
+@click.option("--trust", type=click.Path(path_type=Path), help="Directory of trusted public keys.")
+@click.option("--backend", type=click.Choice(["onnx", "onnx-int8", "torch", "compile"]), default="onnx")
+@click.option("--threads", type=click.IntRange(1, 64), default=1, help="Threads of one inference.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="With --sim: the first scene.")
+@click.option("--size", default="96x96", show_default=True, help="With --sim: pictures, WIDTHxHEIGHT.")
+@click.option("--name", default="bench", show_default=True, help="With --sim: the robot's name.")
+@click.option("--health", type=click.IntRange(0, 65535), help="With --sim: port of /healthz on loopback.")
+@click.option("--broker", help="With --sim: MQTT broker of the fleet, HOST:PORT on this machine.")
+@click.option(
+    "--keys",
+    type=click.Path(path_type=Path),
+    help="With --sim --broker: key directory whose holder may command the robot.",
+)
+@click.option("--die-with-parent", is_flag=True, hidden=True)
+def up(
+    sim: bool,
+    run_dir: Path,
+    config: Path | None,
+    bundle: Path | None,
+    allow: tuple[Path, ...],
+    trust: Path | None,
+    backend: str,
+    threads: int,
+    seed: int,
+    size: str,
+    name: str,
+    health: int | None,
+    broker: str | None,
+    keys: Path | None,
+    die_with_parent: bool,
+) -> None:
+    """Run the robot service until Ctrl-C: control loop, recorder, remote doors."""
+    parent = os.getppid() if die_with_parent else None
+    signal.signal(signal.SIGTERM, _end)
+    if sim and config is not None:
+        raise UsageError("--sim writes its own configuration; give either --sim or --config")
+    paths = SimPaths(run_dir.resolve())
+    fixed = None if sim else load(RobotConfig, config or DEFAULT_CONFIG)
+    with contextlib.ExitStack() as stack:
+        server, address = None, paths.policy if fixed is None else fixed.policy.address
+        if bundle is not None or allow:
+            log = (paths.run_dir if fixed is None else fixed.run_dir) / "policy_server.log"
+            server = _policy_server(address, bundle, allow, trust, backend, threads, log)
+            stack.callback(server.stop)
+        robot = fixed or _start_bench(
+            stack, paths, seed, _size(size), _options(name, health, broker, keys or paths.run_dir / "keys")
+        )
+        if server is not None:
+            server.wait_for_socket(Path(address.removeprefix("unix:")))
+        run_service(robot, lambda at: _ready(at, robot, paths.ready if sim else None, stack), parent)
+
+
+def _options(name: str, health: int | None, broker: str | None, keys: Path) -> SimOptions:
+    host, port = _broker(broker)
+    public = {} if host is None else _public_key(keys)
+    return SimOptions(robot=name, health_port=health, fleet_host=host, fleet_port=port, fleet_keys=public)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """SIGTERM before the event loop has taken over: leave through the context managers."""
+    raise SystemExit(128 + number)
+
+
+def _start_bench(
+    stack: contextlib.ExitStack, paths: SimPaths, seed: int, size: tuple[int, int], options: SimOptions
+) -> RobotConfig:
+    from hal.bench.launch import start_bench
+
+    paths.ready.unlink(missing_ok=True)
+    with deaf_to_interrupts():
+        bench = stack.enter_context(start_bench(paths.bench, seed, size[0], size[1]))
+    paths.config.write_text(sim_text(paths, bench.info, options))
+    return load(RobotConfig, paths.config)
+
+
+def _policy_server(
+    address: str,
+    bundle: Path | None,
+    allow: tuple[Path, ...],
+    trust: Path | None,
+    backend: str,
+    threads: int,
+    log: Path,
+) -> Child:
+    from tools.paths import trust_dir
+
+    if not address.startswith("unix:"):
+        raise UsageError(f"--bundle serves at a unix socket, not at {address}; run `ratchet serve` instead")
+    arguments = ["policy_server", "--address", address, "--trust", str(trust_dir(trust).resolve())]
+    arguments += ["--backend", backend, "--threads", str(threads), "--die-with-parent"]
+    roots = list(allow)
+    if bundle is not None:
+        arguments += ["--bundle", str(bundle.resolve())]
+        roots.append(bundle.resolve().parent)
+    for root in roots:
+        arguments += ["--allow", str(root.resolve())]
+    return Child("policy server", arguments, log)
+
+
+def _ready(address: str, robot: RobotConfig, ready_file: Path | None, stack: contextlib.ExitStack) -> None:
+    if ready_file is not None:
+        partial = ready_file.with_suffix(".partial")
+        partial.write_text(json.dumps({"address": address, "pid": os.getpid()}))
+        partial.replace(ready_file)
+        stack.callback(ready_file.unlink, missing_ok=True)
+    sys.stderr.write(f"robot {robot.robot.id} is up at {address}; Ctrl-C lets the arm down and ends it\n")
+    sys.stderr.flush()
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise UsageError(f"--size {text!r} is not WIDTHxHEIGHT, such as 96x96")
+    return int(width), int(height)
+
+
+def _broker(text: str | None) -> tuple[str | None, int]:
+    if text is None:
+        return None, 1883
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(f"--broker {text!r} is not HOST:PORT, such as 127.0.0.1:1883")
+    return host, int(port)
+
+
+def _public_key(directory: Path) -> dict[str, str]:
+    from policies.keys import ensure_key
+
+    pair = ensure_key(directory)
+    return {pair.id: pair.public.hex()}

@@ -1,0 +1,158 @@
+"""The text of ``ratchet.toml``: for a robot with comments to fill in, for the bench as it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hal.bench.control import BenchInfo
+
+_ROBOT = """\
+# Ratchet's configuration of one robot. `ratchet doctor --config {path}` checks it against the machine.
+# An unknown key is an error; every key that is commented out shows its default.
+
+[robot]
+id = "koch"                  # lower case; the robot's name on the fleet and in every episode
+site = "home"
+
+[follower]
+port = "{follower}"          # better: /dev/serial/by-id/..., which survives replugging
+baud = 1000000
+calibration = "{calibration}/koch_follower.json"   # LeRobot's file, or `ratchet calibrate follower`
+
+# Without a leader the arm is driven over gRPC (the Teleop call) or by a policy.
+[leader]
+port = "{leader}"
+baud = 1000000
+calibration = "{calibration}/koch_leader.json"
+
+# One table per camera; the names are those the policies know.
+[cameras.front]
+kind = "opencv"              # or "realsense", with the serial number as its source
+source = "0"                 # index, /dev/video path or URL
+width = 640
+height = 480
+fps = 30
+
+# [cameras.wrist]
+# source = "2"
+
+[control]
+# rate_hz = 30.0
+# execute = 16               # actions used of each chunk
+# task_limit_s = 6.0         # a task not done by then is flagged
+
+[policy]
+address = "unix:/run/ratchet/policy.sock"   # where `ratchet serve` listens
+# timeout_s = 0.25
+
+[store]
+path = "/var/lib/ratchet/episodes"
+
+# Who may connect: a unix socket (its group), or the network with certificates on both sides.
+[remote]
+address = "unix:/run/ratchet/control.sock"
+plaintext = true
+# address = "0.0.0.0:7443"
+# tls = {{ certificate = "robot.pem", key = "robot.key", ca = "ca.pem" }}
+
+# [health]                   # /healthz and /metrics on loopback
+# port = 9464
+
+# [fleet]                    # MQTT 5
+# host = "broker.example"
+# tls = {{ certificate = "robot.pem", key = "robot.key", ca = "ca.pem" }}
+# keys.operator = {{ public = "64 hex digits, from `ratchet keys`", role = "drive" }}
+"""
+
+
+def robot_text(path: Path, follower: str, leader: str, calibration: Path) -> str:
+    """A commented configuration for a real robot with its arms on these ports."""
+    return _ROBOT.format(path=path, follower=follower, leader=leader, calibration=calibration)
+
+
+@dataclass(frozen=True, slots=True)
+class SimOptions:
+    """What a simulated robot's configuration depends on besides its bench.
+
+    ``fleet_host`` None means no fleet; ``fleet_keys`` maps a key id to its public key in hex.
+    """
+
+    robot: str = "bench"
+    site: str = "sim"
+    health_port: int | None = None
+    fleet_host: str | None = None
+    fleet_port: int = 1883
+    fleet_keys: Mapping[str, str] = field(default_factory=dict)
+    task_limit_s: float = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class SimPaths:
+    """Where everything of a simulated robot lies below its run directory."""
+
+    run_dir: Path
+
+    @property
+    def control(self) -> str:
+        """Address of the robot's gRPC door."""
+        return f"unix:{self.run_dir}/control.sock"
+
+    @property
+    def policy(self) -> str:
+        """Address of the policy server."""
+        return f"unix:{self.run_dir}/policy.sock"
+
+    @property
+    def store(self) -> Path:
+        return self.run_dir / "episodes"
+
+    @property
+    def config(self) -> Path:
+        return self.run_dir / "ratchet.toml"
+
+    @property
+    def bench(self) -> Path:
+        """The bench's own directory: ports, socket, log."""
+        return self.run_dir / "bench"
+
+    @property
+    def ready(self) -> Path:
+        """Written when the service is up, removed when it ends."""
+        return self.run_dir / "ready.json"
+
+
+def sim_text(paths: SimPaths, bench: BenchInfo, options: SimOptions) -> str:
+    """The configuration of a robot whose arms and cameras are a bench's."""
+    lines = [
+        "# Written by `ratchet up --sim`; the ports are those of the bench that runs now.",
+        f"run_dir = {_quoted(paths.run_dir / 'run')}",
+        "",
+        "[robot]",
+        f"id = {_quoted(options.robot)}",
+        f"site = {_quoted(options.site)}",
+    ]
+    for arm, port in (("follower", bench.follower_port), ("leader", bench.leader_port)):
+        lines += ["", f"[{arm}]", f"port = {_quoted(port)}", f"baud = {bench.baud}", "uncalibrated = true"]
+    for name, url in bench.cameras.items():
+        lines += ["", f"[cameras.{name}]", f"source = {_quoted(url)}"]
+        lines += [f"width = {bench.width}", f"height = {bench.height}"]
+    lines += ["", "[control]", f"task_limit_s = {options.task_limit_s}"]
+    lines += ["", "[policy]", f"address = {_quoted(paths.policy)}", "timeout_s = 0.5"]
+    lines += ["", "[store]", f"path = {_quoted(paths.store)}"]
+    lines += ["", "[remote]", f"address = {_quoted(paths.control)}", "plaintext = true"]
+    if options.health_port is not None:
+        lines += ["", "[health]", f"port = {options.health_port}"]
+    if options.fleet_host is not None:
+        lines += ["", "[fleet]", f"host = {_quoted(options.fleet_host)}", f"port = {options.fleet_port}"]
+        lines += ["plaintext = true", f"journal = {_quoted(paths.run_dir / 'fleet.db')}"]
+        for key, public in options.fleet_keys.items():
+            lines += ["", f"[fleet.keys.{_quoted(key)}]", f"public = {_quoted(public)}", 'role = "deploy"']
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(value: object) -> str:
+    """A TOML basic string; JSON's escapes are a subset of TOML's."""
+    return json.dumps(str(value))
