@@ -82,7 +82,7 @@ def show(episode_id: str, store: Path, as_json: bool) -> None:
                 s.rows,
                 s.missing,
                 _ms(s.max_gap_ns),
-                _row(s.names),
+                _row(s),
             ]
             for n, s in meta.streams.items()
         ],
