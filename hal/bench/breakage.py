@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from hal.bench.emulator import ServoEmulator
+from hal.bench.emulator_process import EmulatorProcess
 from hal.bench.mjpeg import MODES, Feed
 from hal.bench.model import CAMERAS
 from hal.bench.wire import EmulatorFaults
@@ -15,13 +15,14 @@ from hal.types import JOINTS, NUM_JOINTS
 
 log = logging.getLogger(__name__)
 
+ARMS = ("follower", "leader")
+
 
 class Breakage:
     """Faults of one bench; called only from its loop."""
 
-    def __init__(self, world: World, buses: dict[str, ServoEmulator], feeds: dict[str, Feed]) -> None:
+    def __init__(self, world: World, buses: EmulatorProcess, feeds: dict[str, Feed]) -> None:
         self._world, self._buses, self._feeds = world, buses, feeds
-        self._faults = {arm: EmulatorFaults() for arm in buses}
         self._reported_errors = [0] * NUM_JOINTS
 
     def motor(self, joint: str, friction: float = 0.0, heat: float = 0.0) -> None:
@@ -42,16 +43,15 @@ class Breakage:
         disconnect: bool = False,
     ) -> None:
         """Replace the faults of one arm's bus; what is not named is healed."""
-        bus = self._buses.get(arm)
-        if bus is None:
-            raise BenchError(f"the bench has no arm {arm!r}", "use follower or leader")
+        if arm not in ARMS:
+            raise BenchError(f"the bench has no arm {arm!r}", f"use {' or '.join(ARMS)}")
         silent = frozenset[int]() if silent_id is None else frozenset({silent_id})
-        self._faults[arm] = EmulatorFaults(drop=drop, corrupt=corrupt, delay_ms=delay_ms, silent_ids=silent)
-        bus.set_faults(self._faults[arm])
+        faults = EmulatorFaults(drop=drop, corrupt=corrupt, delay_ms=delay_ms, silent_ids=silent)
+        self._buses.set_faults(arm, faults)
         if disconnect:
-            bus.disconnect()
+            self._buses.disconnect(arm)
         else:
-            bus.connect()
+            self._buses.connect(arm)
 
     def camera(self, camera: str, mode: str) -> None:
         """Make a camera fail in one of MODES."""
@@ -79,7 +79,7 @@ class Breakage:
         }
         self._reported_errors = errors
         if fresh:
-            faults = self._faults["follower"]
-            self._buses["follower"].set_faults(faults.model_copy(update={"hardware_error": fresh}))
-            self._buses["follower"].set_faults(faults)
+            faults = self._buses.faults("follower")
+            self._buses.set_faults("follower", faults.model_copy(update={"hardware_error": fresh}))
+            self._buses.set_faults("follower", faults)
             log.info("bench_hardware_error motors=%s", fresh)

@@ -1,8 +1,9 @@
 """The bench in real time: ``python -m hal.bench.process --dir RUNDIR [--seed N]``.
 
 One loop steps the world at 240 Hz on absolute deadlines, moves the leader at 30 Hz while somebody
-demonstrates, and renders both cameras at 30 Hz. Around it, in threads of their own: the two
-emulated buses, the MJPEG server, the control socket. Nothing but the loop touches the world.
+demonstrates, and renders both cameras at 30 Hz. Around it, in threads of their own: the MJPEG
+server, the control socket; in a process of their own, because motors answer in time whatever is
+being drawn: the two emulated buses. Nothing but the loop touches the world.
 
 When it is ready the bench writes ``bench.json`` (a ``BenchInfo``) into its run directory.
 """
@@ -25,7 +26,8 @@ from hal.bench.backends import FollowerBackend, LeaderBackend
 from hal.bench.breakage import Breakage
 from hal.bench.control import Arguments, BenchInfo, ControlServer
 from hal.bench.direction import Direction
-from hal.bench.emulator import EmulatorConfig, ServoEmulator
+from hal.bench.emulator import EmulatorConfig
+from hal.bench.emulator_process import EmulatorProcess
 from hal.bench.launch import INFO_FILE
 from hal.bench.mjpeg import Feed, MjpegServer
 from hal.bench.model import CAMERAS
@@ -67,10 +69,12 @@ class Bench:
         self._world.reset(config.seed)
         self._follower = FollowerBackend(self._world)
         self._leader = LeaderBackend(self._world.position)
-        self._buses = {
-            "follower": ServoEmulator(KOCH_FOLLOWER, self._follower, self._bus_config("follower")),
-            "leader": ServoEmulator(KOCH_LEADER, self._leader, self._bus_config("leader")),
-        }
+        self._buses = EmulatorProcess(
+            {
+                "follower": (KOCH_FOLLOWER, self._bus_config("follower")),
+                "leader": (KOCH_LEADER, self._bus_config("leader")),
+            }
+        )
         self._feeds = {name: Feed(name, noise_seed=i) for i, name in enumerate(CAMERAS)}
         self._mjpeg = MjpegServer(list(self._feeds.values()))
         self._control = ControlServer(config.dir / "bench.sock")
@@ -81,8 +85,7 @@ class Bench:
 
     def run(self) -> None:
         """Serve until ``shutdown``, SIGTERM, or the parent's death."""
-        for bus in self._buses.values():
-            bus.start()
+        self._buses.start({"follower": self._follower, "leader": self._leader})
         self._mjpeg.start()
         try:
             for name in CAMERAS:
@@ -118,6 +121,8 @@ class Bench:
         self._follower.apply()
         self._world.step()
         self._follower.publish()
+        self._buses.exchange("follower", self._follower)
+        self._buses.exchange("leader", self._leader)
         # The cameras take turns, half a frame apart, so that no step renders both.
         phase = self._steps % STEPS_PER_TICK
         if phase in (0, STEPS_PER_TICK // 2):
@@ -169,8 +174,8 @@ class Bench:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return BenchInfo(
             pid=os.getpid(),
-            follower_port=self._buses["follower"].port,
-            leader_port=self._buses["leader"].port,
+            follower_port=self._buses.port("follower"),
+            leader_port=self._buses.port("leader"),
             baud=self.config.baud,
             cameras=self._mjpeg.urls,
             control=str(self._control.path),
@@ -192,8 +197,7 @@ class Bench:
         for feed in self._feeds.values():
             feed.mode = "gone"
         self._mjpeg.stop()
-        for bus in self._buses.values():
-            bus.stop()
+        self._buses.stop()
         (self.config.dir / INFO_FILE).unlink(missing_ok=True)
         log.info("bench_ended steps=%d skipped=%d", self._steps, self._skipped)
 

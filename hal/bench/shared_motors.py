@@ -8,33 +8,36 @@ from typing import Any
 import numpy as np
 
 from hal.bench.motors import MotorBackend, MotorSample
-from hal.errors import BenchError
 
 _ROWS = 6  # position, velocity, effort, temperature, voltage, moving
-_TRIES = 1000
+_SLOTS = 2
 
 
 def allocate(context: SpawnContext, count: int) -> Any:
     """Zeroed memory for ``count`` motors, to be inherited by a child process."""
-    return context.RawArray("d", 1 + (_ROWS + 3) * count)
+    return context.RawArray("d", 1 + (_SLOTS * _ROWS + 3) * count)
 
 
 class SharedMotors:
     """Both ends of the memory. The bus's end is a MotorBackend (``read``, ``set_goal``,
-    ``set_torque``); the physics' end calls ``publish`` and ``apply`` after each of its steps."""
+    ``set_torque``); the physics' end calls ``publish`` and ``apply`` after each of its steps.
+
+    Samples are written into two slots in turn: a bus that has priority over the physics finds a whole
+    sample even while it keeps them from finishing the next one.
+    """
 
     def __init__(self, memory: Any, count: int) -> None:
         cells = np.frombuffer(memory, dtype=np.float64)
-        self._version = cells[:1]  # odd while a sample is being written
-        rest = cells[1:].reshape(_ROWS + 3, count)
-        self._sample = rest[:_ROWS]
-        self._goal, self._goal_number, self._torque = rest[_ROWS:]
+        self._count = cells[:1]  # samples published; the newest lies in slot count % 2
+        samples, asked = np.split(cells[1:], [_SLOTS * _ROWS * count])
+        self._samples = samples.reshape(_SLOTS, _ROWS, count)
+        self._goal, self._goal_number, self._torque = asked.reshape(3, count)
         self._seen_goal = np.zeros(count)
         self._seen_torque = np.zeros(count)
 
     def publish(self, sample: MotorSample) -> None:
         """Show the bus's end the state after a step of the physics."""
-        self._version += 1
+        slot = self._samples[int(self._count[0] + 1) % _SLOTS]
         rows = (
             sample.position,
             sample.velocity,
@@ -43,9 +46,9 @@ class SharedMotors:
             sample.voltage,
             sample.moving,
         )
-        for cell, row in zip(self._sample, rows, strict=True):
+        for cell, row in zip(slot, rows, strict=True):
             cell[:] = row
-        self._version += 1
+        self._count += 1
 
     def apply(self, backend: MotorBackend) -> None:
         """Pass goals and torque set at the bus's end since the last call on to ``backend``."""
@@ -57,14 +60,13 @@ class SharedMotors:
             backend.set_torque(i, bool(self._torque[i]))
 
     def read(self) -> MotorSample:
-        """The last published state, whole. Raises BenchError when its writer stopped half-way."""
-        for _ in range(_TRIES):
-            before = self._version[0]
-            rows = self._sample.copy()
-            if before % 2 == 0 and self._version[0] == before:
+        """The last published state, whole."""
+        while True:
+            before = self._count[0]
+            rows = self._samples[int(before) % _SLOTS].copy()
+            if self._count[0] == before:
                 position, velocity, effort, temperature, voltage, moving = rows
                 return MotorSample(position, velocity, effort, temperature, voltage, moving > 0)
-        raise BenchError("the bench's physics stopped in the middle of a step", "restart the bench")
 
     def set_goal(self, index: int, position: float) -> None:
         self._goal[index] = position
