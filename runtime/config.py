@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from hal.dynamixel.bus import BusConfig as ReplyConfig
 from runtime.camera_process import CameraName, CameraSpec
 from runtime.control import ControlConfig
 from runtime.fleet.config import FleetConfig
@@ -47,6 +48,13 @@ class ArmConfig(_Frozen):
         return self
 
 
+class BusTuning(_Frozen):
+    """How patient the bus processes are with the motors' replies, and the motors with the bus."""
+
+    replies: ReplyConfig = ReplyConfig()
+    watchdog_ms: int = Field(default=100, ge=20, le=2540, description="of silence until the motors stop")
+
+
 class PolicyConfig(_Frozen):
     """Where action chunks come from."""
 
@@ -66,6 +74,7 @@ class RobotConfig(_Frozen):
     robot: IdentityConfig = IdentityConfig()
     follower: ArmConfig
     leader: ArmConfig | None = None
+    bus: BusTuning = BusTuning()
     cameras: dict[CameraName, CameraSpec] = Field(default_factory=dict, max_length=8)
     control: ControlConfig = ControlConfig()
     servo: ServoConfig = ServoConfig()

@@ -143,6 +143,8 @@ async def _start_bus(
             baud=arm.baud,
             calibration=arm.calibration,
             run_dir=config.run_dir,
+            replies=config.bus.replies,
+            watchdog_ms=config.bus.watchdog_ms,
             guard=config.guard,
             servo=config.servo,
             realtime=config.realtime,

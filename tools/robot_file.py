@@ -22,6 +22,10 @@ port = "{follower}"          # better: /dev/serial/by-id/..., which survives rep
 baud = 1000000
 calibration = "{calibration}/koch_follower.json"   # LeRobot's file, or `ratchet calibrate follower`
 
+# [bus]
+# watchdog_ms = 100          # silence after which the motors stop by themselves
+# replies = {{ margin_ms = 3.0, max_coast = 3 }}   # patience with a lost reply, in cycles of 1/240 s
+
 # Without a leader the arm is driven over gRPC (the Teleop call) or by a policy.
 [leader]
 port = "{leader}"
@@ -139,6 +143,8 @@ def sim_text(paths: SimPaths, bench: BenchInfo, options: SimOptions) -> str:
     for name, url in bench.cameras.items():
         lines += ["", f"[cameras.{name}]", f"source = {_quoted(url)}"]
         lines += [f"width = {bench.width}", f"height = {bench.height}"]
+    # Replies come through a pseudo-terminal, whose kernel worker has no priority over a busy machine.
+    lines += ["", "[bus]", "watchdog_ms = 400", "replies = { margin_ms = 4.0, max_coast = 15 }"]
     lines += ["", "[control]", f"task_limit_s = {options.task_limit_s}"]
     lines += ["", "[policy]", f"address = {_quoted(paths.policy)}", "timeout_s = 0.5"]
     lines += ["", "[store]", f"path = {_quoted(paths.store)}"]
