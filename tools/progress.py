@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeR
 _LINE_EVERY_S = 10.0
 
 Update = Callable[..., None]
-"""Called as ``update(done)``, or ``update(done, note)`` with a few words such as the loss."""
+"""Called as ``update(done)``, with a note of a few words such as the loss, and a total that has changed:
+``update(done, note, total)``."""
 
 
 @contextmanager
@@ -41,8 +42,8 @@ def _terminal(console: Console, label: str, total: int, unit: str) -> Iterator[U
         task = progress.add_task(label, total=total, note="", rate="")
         meter = _Meter(unit)
 
-        def update(done: int, note: str = "") -> None:
-            progress.update(task, completed=done, note=note, rate=meter.rate(done))
+        def update(done: int, note: str = "", total: int | None = None) -> None:
+            progress.update(task, completed=done, note=note, rate=meter.rate(done), total=total)
 
         yield update
 
@@ -50,15 +51,16 @@ def _terminal(console: Console, label: str, total: int, unit: str) -> Iterator[U
 @contextmanager
 def _lines(label: str, total: int, unit: str) -> Iterator[Update]:
     meter = _Meter(unit)
-    said = time.monotonic()
+    said, of = time.monotonic(), total
 
-    def update(done: int, note: str = "") -> None:
-        nonlocal said
+    def update(done: int, note: str = "", total: int | None = None) -> None:
+        nonlocal said, of
+        of = total or of
         now = time.monotonic()
         rate = meter.rate(done)
         if now - said >= _LINE_EVERY_S:
             said = now
-            words = [f"{label}: {done}/{total}", rate, note, meter.left(done, total)]
+            words = [f"{label}: {done}/{of}", rate, note, meter.left(done, of)]
             sys.stderr.write(", ".join(word for word in words if word) + "\n")
             sys.stderr.flush()
 

@@ -110,29 +110,28 @@ class Registry:
             raise UsageError(f"{what} {version!r} in {self.root}; see `ratchet model ls`")
         return self._promotion.bundle(found[0].version)
 
-    def promote(self, version: str, why: str | None) -> Bundle:
-        """Make a version champion, here and on the server. With ``why`` also one no gate has passed.
+    def promote(self, version: str, without_gate: bool, why: str | None) -> Bundle:
+        """Make a version champion, here and on the server; ``without_gate`` also one no gate has passed.
 
-        Raises UsageError when it needs a reason, ServerError when the server refuses it (then nothing
-        changes), LedgerError when its state does not allow it.
+        Raises UsageError for a candidate that no gate has passed, ServerError when the server refuses it
+        (then nothing changes), LedgerError when its state does not allow it.
         """
         bundle = self.bundle(version)
         state = self.ledger.state(bundle.version)
-        if state is State.CHAMPION:
-            self._promotion.publish(bundle)  # the server may not have heard of it
-            return bundle
-        if state is State.CANDIDATE and why is None:
+        if state is State.CANDIDATE and not without_gate:
             raise UsageError(
                 f"{bundle.version} has passed no gate; run `ratchet learn`, or take it on your word with "
                 "--without-gate --why REASON"
             )
-        if self._promotion.server is not None:
-            self._promotion.server.load(bundle.path, activate=False)
-        reason = f"without a gate: {why}" if state is State.CANDIDATE else why or "promoted by hand"
-        if state is State.CANDIDATE:
-            self.ledger.record(bundle.version, State.GATED, why=reason, who=BY)
-        self.ledger.record(bundle.version, State.CHAMPION, why=reason, who=BY)
-        self._promotion.publish(bundle)
+        if state is not State.CHAMPION:
+            if self._promotion.server is not None:
+                self._promotion.server.load(bundle.path, activate=False)
+            reason = why or "promoted by hand"
+            if state is State.CANDIDATE:
+                reason = f"without a gate: {reason}"
+                self.ledger.record(bundle.version, State.GATED, why=reason, who=BY)
+            self.ledger.record(bundle.version, State.CHAMPION, why=reason, who=BY)
+        self._promotion.publish(bundle)  # also when it is champion: the server may not have heard of it
         return bundle
 
     def roll_back(self, why: str) -> Bundle:

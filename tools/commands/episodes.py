@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from episodes.errors import UnknownEpisodeError
 from episodes.lerobot.importer import ImportProgress, ImportReport, import_lerobot
 from episodes.lerobot.layout import Dataset
 from episodes.reader import Episode
@@ -17,7 +16,7 @@ from episodes.recovery import RecoveryReport
 from episodes.spec import EpisodeMeta, StreamMeta
 from episodes.store import EpisodeStore
 from tools.console import disk_errors, say, show_fields, show_json, show_table
-from tools.errors import UsageError
+from tools.finding import full_id
 from tools.options import PATH, ImageSize, Indices, json_flag, store_option
 from tools.progress import bar
 
@@ -66,7 +65,7 @@ def show(episode_id: str, store: Path, as_json: bool) -> None:
     ID may be cut short while it is still unmistakable.
     """
     with _reader(store) as opened:
-        episode = opened.read(_full_id(opened, episode_id))
+        episode = opened.read(full_id(opened, episode_id))
     meta = episode.meta
     if as_json:
         show_json({**meta.model_dump(mode="json"), "digest": episode.digest})
@@ -217,18 +216,6 @@ _NUMBERS = {"ticks", "seconds", "fps", "flags", "interventions"}
 
 def _reader(store: Path) -> EpisodeStore:
     return EpisodeStore.open(store, create=False, mode="r")
-
-
-def _full_id(store: EpisodeStore, given: str) -> str:
-    ids = store.ids()
-    if given in ids:
-        return given
-    found = [i for i in ids if i.startswith(given)]
-    if len(found) > 1:
-        raise UsageError(f"{len(found)} episodes begin with {given!r}: {found[0]}, {found[1]} …; say more")
-    if not found:
-        raise UnknownEpisodeError(f"no episode {given!r} in {store.root}", "see `ratchet episodes ls`")
-    return found[0]
 
 
 def _show_meta(episode: Episode) -> None:
