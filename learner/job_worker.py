@@ -18,6 +18,7 @@ from episodes.store import EpisodeStore
 from learner.bundles import export, fingerprint
 from learner.checkpoint import write_atomic
 from learner.config import FinetuneConfig, TrainConfig
+from learner.described import describe
 from learner.device import lower_priority
 from learner.errors import LearnerError
 from learner.finetune import finetune
@@ -66,6 +67,8 @@ def run_job(folder: Path) -> Bundle:
                 progress=progress,
             )
         data_id = fingerprint(store, chosen)
+        # A child drives what its parent drives.
+        robot = describe(store, chosen).meta() if parent is None else None
     return export(
         result,
         base,
@@ -76,6 +79,7 @@ def run_job(folder: Path) -> Bundle:
         parent=parent,
         dataset_id=data_id,
         details={"kind": "job", "job": folder.name},
+        meta=robot,
     )
 
 

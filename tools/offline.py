@@ -13,6 +13,7 @@ from episodes.store import EpisodeStore
 from learner.checkpoint import write_atomic
 from learner.config import DataConfig
 from learner.data import Dataset
+from learner.described import describe
 from learner.loading import load_dataset
 from learner.offline import Errors, OfflineReport, evaluate_offline
 from policies.bundle import Bundle
@@ -20,7 +21,6 @@ from policies.keys import TrustStore
 from policies.manifest import Manifest
 from policies.session import OnnxSession
 from tools.console import disk_errors, say, show_table
-from tools.described import describe
 from tools.errors import UsageError
 from tools.progress import bar
 

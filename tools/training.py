@@ -19,6 +19,7 @@ from learner.bundles import export, fingerprint
 from learner.checkpoint import write_atomic
 from learner.config import TrainConfig
 from learner.data import Dataset
+from learner.described import RobotDescription, describe
 from learner.errors import DataError
 from learner.loading import load_dataset
 from learner.tracking import Run
@@ -26,7 +27,6 @@ from learner.train import TrainResult, train
 from policies.bundle import Bundle
 from policies.keys import KeyPair, ensure_key
 from tools.console import say
-from tools.described import RobotDescription, describe
 from tools.errors import UsageError
 from tools.offline import DIGEST_CHARACTERS, TRAINED_ON
 from tools.progress import bar

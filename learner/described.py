@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from episodes.reader import Episode
+from learner.errors import DataError
 from learner.loading import ReadableStore
 from policies.manifest import KOCH_FEATURES
-from tools.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +35,17 @@ class RobotDescription:
 
 
 def describe(store: ReadableStore, episodes: Sequence[str]) -> RobotDescription:
-    """The description the episodes share. Raises UsageError naming the first that differs."""
+    """The description the episodes share. Raises DataError naming the first that differs."""
     if not episodes:
-        raise UsageError("the selection holds no episode; check --where, see `ratchet episodes ls`")
+        raise DataError("the selection holds no episode", "check the SQL condition")
     first = _of(store.read(episodes[0]))
     for name in episodes[1:]:
         other = _of(store.read(name))
         if other != first:
             what = next(f for f in first.__slots__ if getattr(first, f) != getattr(other, f))
-            raise UsageError(
-                f"episode {name} has {what} {getattr(other, what)}, {episodes[0]} has "
-                f"{getattr(first, what)}; select one robot with --where \"robot = '…'\""
+            raise DataError(
+                f"episode {name} has {what} {getattr(other, what)}, {episodes[0]} has {getattr(first, what)}",
+                "select episodes of one robot",
             )
     return first
 
@@ -62,7 +62,7 @@ def _of(episode: Episode) -> RobotDescription:
 def _names(episode: Episode, stream: str) -> tuple[str, ...]:
     described = episode.meta.streams.get(stream)
     if described is None:
-        raise UsageError(f"episode {episode.id} has no stream {stream}; leave it out with --where")
+        raise DataError(f"episode {episode.id} has no stream {stream}", "leave it out")
     count = described.shape[0] if described.shape else 1
     if len(described.names) == count:
         return described.names
