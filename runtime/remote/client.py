@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,13 +23,20 @@ from runtime.remote.tls import client_credentials
 _log = logging.getLogger(__name__)
 
 
+_NOBODY = "failed to connect"  # gRPC's words; a robot that answers has its own
+
+
 class RobotCallError(RemoteError):
     """A call to the robot failed; ``status`` is the gRPC status, the message the robot's own line."""
 
-    def __init__(self, method: str, status: grpc.StatusCode, details: str) -> None:
+    def __init__(self, method: str, status: grpc.StatusCode, details: str, address: str = "") -> None:
         self.status = status
-        remedy = "is the runtime up, and the address right?" if status is grpc.StatusCode.UNAVAILABLE else ""
-        super().__init__(f"{method}: {details or status.name.lower()}", remedy)
+        if status is grpc.StatusCode.UNAVAILABLE and _NOBODY in details:
+            super().__init__(
+                f"no robot answers at {address}", "start it with `ratchet up`, or check the address"
+            )
+        else:
+            super().__init__(f"{method}: {details or status.name.lower()}")
 
 
 class RobotClient:
@@ -67,7 +74,7 @@ class RobotClient:
         try:
             return await getattr(self._stub, method)(request, timeout=timeout_s or self._timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise _call_error(method, error) from None
+            raise _call_error(method, error, self._address) from None
 
     async def state(self) -> pb.RobotState:
         """The robot's present state."""
@@ -81,14 +88,14 @@ class RobotClient:
         """Latch the emergency stop."""
         return await self._call("EStop", pb.EStopRequest(reason=reason))
 
-    async def telemetry(self, rate_hz: float = 10.0) -> AsyncIterator[pb.Telemetry]:
+    async def telemetry(self, rate_hz: float = 10.0) -> AsyncGenerator[pb.Telemetry, None]:
         """States at ``rate_hz`` until the consumer stops."""
         call = self._stub.StreamTelemetry(pb.StreamTelemetryRequest(rate_hz=rate_hz))
         try:
             async for sample in call:
                 yield sample
         except grpc.aio.AioRpcError as error:
-            raise _call_error("StreamTelemetry", error) from None
+            raise _call_error("StreamTelemetry", error, self._address) from None
         finally:
             call.cancel()
 
@@ -178,8 +185,8 @@ class Control:
         try:
             return await self._client._stub.Teleop(requests())
         except grpc.aio.AioRpcError as error:
-            raise _call_error("Teleop", error) from None
+            raise _call_error("Teleop", error, self._client._address) from None
 
 
-def _call_error(method: str, error: grpc.aio.AioRpcError) -> RobotCallError:
-    return RobotCallError(method, error.code(), one_line(RuntimeError(error.details() or "")))
+def _call_error(method: str, error: grpc.aio.AioRpcError, address: str) -> RobotCallError:
+    return RobotCallError(method, error.code(), one_line(RuntimeError(error.details() or "")), address)
