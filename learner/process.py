@@ -114,13 +114,14 @@ class _Round:
             chosen = self._select()
         champion = self.promotion.bundle(chosen.champion)
         raw = self._train(chosen, champion, self.config.finetune, self.folder / "raw", "finetune")
+        arm = self._train_control(chosen, champion) if control else None
         with self._timed("calibrate"):
             candidate = self._calibrate(raw)
         with self._timed("judge"):
             self.progress("judge", 0, 1, 0.0)
             decision, evaluation = self.promotion.judge(candidate, self.folder)
             self.progress("judge", 1, 1, 0.0)
-        arm, arm_version = self._control(chosen, champion, evaluation) if control else (None, None)
+        judged_arm = self._judge_control(arm, evaluation) if arm is not None else None
         if decision.promoted:
             with self._timed("publish"):
                 self.promotion.publish(candidate)
@@ -136,8 +137,8 @@ class _Round:
             base_episodes=len(chosen.base),
             calibrated=candidate.manifest.monitors is not None,
             seconds=dict(self.seconds),
-            control=arm,
-            control_version=arm_version,
+            control=judged_arm,
+            control_version=arm.version if arm is not None else None,
             losses=self.losses,
         )
         _write_json(self.folder / "report.json", report.to_json())
@@ -151,8 +152,8 @@ class _Round:
             if champion is None:
                 raise GateError("there is no champion to fine-tune", "train and crown a first bundle")
             with EpisodeStore.open(self.config.store, create=False, mode="r") as store:
-                base = tuple(store.select(self.config.base_where))
-                corrections = tuple(store.select(self.config.corrections_where))
+                base = tuple(sorted(store.select(self.config.base_where)))
+                corrections = tuple(sorted(store.select(self.config.corrections_where)))
                 if not base:
                     raise DataError(f"no episode fulfils {self.config.base_where!r}", "record demonstrations")
                 dataset = fingerprint(store, [*base, *corrections])
@@ -234,14 +235,16 @@ class _Round:
         }
         return reissue(raw, out, self.promotion.key, monitors=monitors, evaluation=evaluation)
 
-    def _control(
-        self, chosen: Selection, champion: Bundle, judged: EvaluateResult
-    ) -> tuple[EvaluateResult, str]:
-        arm = self.config.finetune.model_copy(update={"corrections": False})
-        bundle = self._train(chosen, champion, arm, self.folder / "control", "control")
+    def _train_control(self, chosen: Selection, champion: Bundle) -> Bundle:
+        """The same fine-tuning without the corrections: never published."""
+        without = self.config.finetune.model_copy(update={"corrections": False})
+        return self._train(chosen, champion, without, self.folder / "control", "control")
+
+    def _judge_control(self, arm: Bundle, judged: EvaluateResult) -> EvaluateResult:
+        """The control arm on the seeds the candidate was judged on."""
         first = min(e.seed for e in judged.episodes)
-        request = Request(bundle.path, first, len(judged.episodes))
-        return self.promotion.rollouts.run(request, self.folder / "control.json"), bundle.version
+        request = Request(arm.path, first, len(judged.episodes))
+        return self.promotion.rollouts.run(request, self.folder / "control.json")
 
     def _track(self, result: TrainResult, config: FinetuneConfig, stage: Stage) -> None:
         tracker = self.promotion.tracker

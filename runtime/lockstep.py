@@ -32,6 +32,11 @@ class LockstepArm:
         self._joints: JointState = world.joints(0, 0)
 
     @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the world's cameras."""
+        return tuple(self.world.model.camera_ids)
+
+    @property
     def goal(self) -> Vector:
         """The last goal the servo core let through, rad (6,)."""
         return self._goal
@@ -52,10 +57,7 @@ class LockstepArm:
         """The present instant; cameras only when ``render`` (rendering is most of the cost)."""
         now = self._clock.now_ns()
         frames = (
-            {
-                name: Frame(name, self._tick, now, self.world.render(name))
-                for name in self.world.model.camera_ids
-            }
+            {name: Frame(name, self._tick, now, self.world.render(name)) for name in self.cameras}
             if render
             else {}
         )

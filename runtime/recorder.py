@@ -68,11 +68,26 @@ class EpisodeRecorder:
         """What kind of episode is being written, or None."""
         return None if self._writer is None else self._writer.spec.kind
 
-    def start(self, task: str, kind: Kind, provenance: Mapping[str, Any] | None = None) -> str:
-        """Begin an episode of ``kind`` "demo", "rollout" or "intervention"; its id. Raises StoreError."""
-        return self.begin(self.open(task, kind, provenance))
+    def start(
+        self,
+        task: str,
+        kind: Kind,
+        provenance: Mapping[str, Any] | None = None,
+        episode_id: str | None = None,
+    ) -> str:
+        """Begin an episode of ``kind`` "demo", "rollout" or "intervention"; its id. Raises StoreError.
 
-    def open(self, task: str, kind: Kind, provenance: Mapping[str, Any] | None = None) -> EpisodeWriter:
+        Lockstep names its episodes by seed, so that the same seed gives the same store.
+        """
+        return self.begin(self.open(task, kind, provenance, episode_id))
+
+    def open(
+        self,
+        task: str,
+        kind: Kind,
+        provenance: Mapping[str, Any] | None = None,
+        episode_id: str | None = None,
+    ) -> EpisodeWriter:
         """Make an episode's journal, which waits for the disk: from an event loop, in a thread.
 
         Raises StoreError. Nothing is recorded before ``begin``.
@@ -85,7 +100,7 @@ class EpisodeRecorder:
             provenance={**self._provenance, **(provenance or {})},
             kind=kind,
         )
-        return self._store.begin(spec, config=self._writer_config)
+        return self._store.begin(spec, episode_id=episode_id, config=self._writer_config)
 
     def begin(self, writer: EpisodeWriter) -> str:
         """Record into ``writer`` from the next tick on; returns its id."""

@@ -34,7 +34,6 @@ class Rollout:
     intervened: bool
     errors: tuple[tuple[int, float], ...] = ()
     features: tuple[tuple[int, Any], ...] = ()
-    latencies_ms: tuple[float, ...] = ()
 
 
 class ScriptedOperator:
@@ -73,7 +72,6 @@ class _Run:
     taken_over_at: int | None = None
     flags: list[Flag] = field(default_factory=list)
     features: list[tuple[int, Any]] = field(default_factory=list)
-    latencies_ms: list[float] = field(default_factory=list)
 
 
 class RolloutRunner:
@@ -128,7 +126,8 @@ class RolloutRunner:
         episode_id = None
         if self._recorder is not None:
             provenance = {"policy": self._session.version, "seed": seed, "region": region}
-            episode_id = self._recorder.start(self._task, "rollout", provenance)
+            name = f"rollout-{self._session.version}-{region}-{seed:06d}"
+            episode_id = self._recorder.start(self._task, "rollout", provenance, name)
         return _Run(
             arm=arm,
             controller=controller,
@@ -207,8 +206,10 @@ class RolloutRunner:
         if run.recorder is not None:
             for flag in run.flags:
                 run.recorder.flag(flag)
-            reason = "task done" if run.success else ("taken over" if run.taken_over_at else "time is up")
-            ref = run.recorder.end("success" if run.success else "failure", reason, run.arm.goal)
+            # The outcome is the task's; that a person had to help is what the interventions say.
+            done = "task done" if run.success else "task done by take-over"
+            reason = done if success else "time is up"
+            ref = run.recorder.end("success" if success else "failure", reason, run.arm.goal)
             run.episode_id = None if ref is None else ref.id
 
 
@@ -245,7 +246,8 @@ def demonstrate(
     expert = Demonstrator(arm.world, seed)
     expert.begin()
     if recorder is not None:
-        recorder.start(task, "demo", {"seed": seed, "region": region, "operator": "scripted demonstrator"})
+        provenance = {"seed": seed, "region": region, "operator": "scripted demonstrator"}
+        recorder.start(task, "demo", provenance, f"demo-{region}-{seed:06d}")
     settle = 0
     for _ in range(DEMONSTRATION_LIMIT_TICKS):
         observation = arm.observe(render=recorder is not None)

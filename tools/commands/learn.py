@@ -36,8 +36,9 @@ The file, in TOML:
 @click.command(epilog=EXAMPLES)
 @click.option("--config", type=PATH, default=Path("learner.toml"), show_default=True)
 @click.option("--once", is_flag=True, help="Run one round if there is enough to learn from, and end.")
+@click.option("--control", is_flag=True, help="With --once: also the same round without the corrections.")
 @json_flag
-def learn(config: Path, once: bool, as_json: bool) -> None:
+def learn(config: Path, once: bool, control: bool, as_json: bool) -> None:
     """Fine-tune on take-overs, judge the result on paired rollouts, and publish what is better.
 
     Waits for flagged and corrected episodes. May be stopped at any time: a round that was interrupted
@@ -46,12 +47,12 @@ def learn(config: Path, once: bool, as_json: bool) -> None:
     settings = load(LearnerConfig, config)
     with disk_errors(settings.work):
         if once:
-            _once(settings, as_json)
+            _once(settings, control, as_json)
         else:
             _serve(settings, as_json)
 
 
-def _once(settings: LearnerConfig, as_json: bool) -> None:
+def _once(settings: LearnerConfig, control: bool, as_json: bool) -> None:
     from episodes.store import EpisodeStore
     from learner.device import lower_priority
     from learner.process import pending, run_round
@@ -77,7 +78,7 @@ def _once(settings: LearnerConfig, as_json: bool) -> None:
         tracker = Tracker(settings.work / "tracking", settings.name)
         promotion = Promotion(settings, server=server, tracker=tracker)
         with _stages() as progress:
-            report = run_round(settings, promotion, progress=progress)
+            report = run_round(settings, promotion, control=control, progress=progress)
         promotion.ledger.close()
     finally:
         if server is not None:

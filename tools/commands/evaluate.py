@@ -1,0 +1,153 @@
+"""`ratchet evaluate`: judge a policy in lockstep simulation, or offline on recorded episodes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from tools.errors import UsageError
+
+EXAMPLES = """
+\b
+Examples:
+  ratchet evaluate out/bundle --seeds 0:100
+  ratchet evaluate candidate --against champion --seeds 200000:200100 --json result.json
+  ratchet evaluate bundle --offline --store episodes --where "split = 'test'"
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--against", type=click.Path(path_type=Path), help="A second bundle, on the same seeds.")
+@click.option("--seeds", default="0:50", show_default=True, help="FIRST:LAST, the last one left out.")
+@click.option("--region", type=click.Choice(["full", "covered", "gap"]), default="full", show_default=True)
+@click.option("--take-over", is_flag=True, help="A scripted operator takes over failing episodes.")
+@click.option("--record", type=click.Path(path_type=Path), help="Record the episodes into this store.")
+@click.option("--signals", type=click.Path(path_type=Path), help="Keep the monitors' signals (npz).")
+@click.option(
+    "--backend", type=click.Choice(["onnx", "onnx-int8", "torch"]), default="onnx", show_default=True
+)
+@click.option("--trust", type=click.Path(path_type=Path), help="Directory of trusted public keys.")
+@click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result there.")
+@click.option("--offline", is_flag=True, help="Compare predicted with recorded actions instead.")
+@click.option("--store", type=click.Path(path_type=Path), help="With --offline: the episode store.")
+@click.option("--where", default="true", show_default=True, help="With --offline: SQL over the catalogue.")
+def evaluate(
+    bundle: Path,
+    against: Path | None,
+    seeds: str,
+    region: str,
+    take_over: bool,
+    record: Path | None,
+    signals: Path | None,
+    backend: str,
+    trust: Path | None,
+    workers: int,
+    json_file: Path | None,
+    offline: bool,
+    store: Path | None,
+    where: str,
+) -> None:
+    """Judge BUNDLE: rollouts on the simulated bench through the real control path, guard included."""
+    from tools.paths import trust_dir
+
+    keys = trust_dir(trust)
+    if offline:
+        from tools.offline import offline_command
+
+        if store is None:
+            raise UsageError("--offline needs --store DIR with the episodes to predict")
+        offline_command(bundle, store, where, keys, json_file)
+        return
+    if take_over and record is None:
+        raise UsageError("--take-over makes corrections to keep; say where with --record STORE")
+    chosen = _seeds(seeds)
+    result = _judge(bundle, keys, chosen, region, workers, backend, record, take_over, signals)
+    if against is not None:
+        other = _judge(against, keys, chosen, region, workers, backend, None, False, None)
+        result["against"] = other["episodes"]
+        result["against_bundle"] = other["bundle"]
+        result["against_success_rate"] = other["success_rate"]
+    if json_file is not None:
+        json_file.write_text(json.dumps(result))
+    _print(result)
+
+
+def _judge(
+    bundle: Path,
+    trust: Path,
+    seeds: list[int],
+    region: str,
+    workers: int,
+    backend: str,
+    record: Path | None,
+    take_over: bool,
+    signals: Path | None,
+) -> dict[str, Any]:
+    """Rollouts of one bundle as the learner reads them."""
+    from learner.intervals import wilson
+    from policies.bundle import Bundle
+    from policies.keys import TrustStore
+    from tools.lockstep import rollouts
+    from tools.progress import bar
+
+    version = Bundle.open(bundle, TrustStore.load(trust)).version
+    with bar(f"rollouts of {version}", len(seeds)) as update:
+        outcome = rollouts(
+            bundle,
+            trust,
+            seeds,
+            region,
+            workers,
+            backend=backend,
+            record=record,
+            take_over=take_over,
+            signals=signals,
+            progress=lambda done, _: update(done),
+        )
+    episodes, latencies = outcome.episodes, outcome.latencies_ms
+    won = sum(bool(row["success"]) for row in episodes)
+    return {
+        "bundle": version,
+        "region": region,
+        "episodes": episodes,
+        "against": None,
+        "success_rate": won / len(episodes),
+        "interval": list(wilson(won, len(episodes))),
+        "latency_ms_p99": float(np.percentile(latencies, 99)) if latencies else None,
+    }
+
+
+def _seeds(text: str) -> list[int]:
+    first, _, last = text.partition(":")
+    try:
+        seeds = list(range(int(first), int(last)))
+    except ValueError:
+        raise UsageError(f"--seeds {text!r} is not FIRST:LAST, such as 0:100") from None
+    if not seeds or len(seeds) > 1_000_000 or seeds[0] < 0:
+        raise UsageError(f"--seeds {text!r} names no seed, or too many; use FIRST:LAST, such as 0:100")
+    return seeds
+
+
+def _print(result: dict[str, Any]) -> None:
+    low, high = result["interval"]
+    n = len(result["episodes"])
+    click.echo(f"{result['bundle']}: success {result['success_rate']:.1%} [{low:.1%}, {high:.1%}] of {n}")
+    for name in ("covered", "gap"):
+        rows = [row for row in result["episodes"] if row["slice"] == name]
+        if rows:
+            click.echo(f"  {name}: {sum(row['success'] for row in rows)}/{len(rows)}")
+    if result["against"] is not None:
+        wins = sum(a["success"] and not b["success"] for a, b in _pairs(result))
+        losses = sum(b["success"] and not a["success"] for a, b in _pairs(result))
+        rate = result["against_success_rate"]
+        click.echo(f"{result['against_bundle']}: success {rate:.1%}; pairs won {wins}, lost {losses}")
+
+
+def _pairs(result: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    return list(zip(result["episodes"], result["against"], strict=True))
