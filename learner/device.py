@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from pathlib import Path
 
 import torch
 
@@ -35,5 +37,14 @@ def lower_priority(nice: int, idle: bool) -> None:
     now = os.getpriority(os.PRIO_PROCESS, 0)
     if nice > now:
         os.setpriority(os.PRIO_PROCESS, 0, nice)
+    _lower_group(nice)
     if idle and hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def _lower_group(nice: int) -> None:
+    """Where the kernel groups processes by session, niceness counts within the group only: lower that too."""
+    with contextlib.suppress(
+        OSError
+    ):  # no autogroups in this kernel, or the rate limit of one write in 100 ms
+        Path("/proc/self/autogroup").write_text(str(nice))

@@ -28,7 +28,7 @@ class ControlConfig(BaseModel):
     blend: int = Field(default=4, ge=0, le=32, description="ticks over which two chunks are blended")
     expire_ms: float = Field(default=200.0, ge=20.0, le=2000.0, description="life past the target time")
     task_limit_s: float = Field(
-        default=6.0, ge=0.5, le=3600.0, description="a task not done by then is flagged"
+        default=8.0, ge=0.5, le=3600.0, description="a task not done by then is flagged"
     )
 
     @property

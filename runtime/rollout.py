@@ -43,7 +43,7 @@ class ScriptedOperator:
     when the task's time is nearly up. A real person does this by grabbing the leader arm.
     """
 
-    def __init__(self, patience_ticks: int = 96, limit_ticks: int = 170) -> None:
+    def __init__(self, patience_ticks: int = 60, limit_ticks: int = 200) -> None:
         self._patience = patience_ticks
         self._limit = limit_ticks
 
@@ -135,7 +135,7 @@ class RolloutRunner:
             slice="gap" if arm.task().in_gap else "covered",
             recorder=self._recorder,
             episode_id=episode_id,
-            deadline=self._config.task_limit_ticks,
+            deadline=self._config.task_limit_ticks + 1,  # the tick on which time is up counts
         )
 
     def _tick(self, runs: list[_Run]) -> None:

@@ -74,7 +74,8 @@ def _demonstrate(part: Part) -> dict[str, Any]:
 
 
 def _rollout(part: Part) -> dict[str, Any]:
-    assert part.bundle is not None and part.trust is not None
+    assert part.bundle is not None
+    assert part.trust is not None
     bundle = Bundle.open(Path(part.bundle), TrustStore.load(Path(part.trust)))
     world = World().config
     bundle.manifest.require(

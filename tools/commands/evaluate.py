@@ -11,6 +11,7 @@ import numpy as np
 
 from tools.errors import UsageError
 
+BACKENDS = ["onnx", "onnx-int8", "torch"]
 EXAMPLES = """
 \b
 Examples:
@@ -28,9 +29,7 @@ Examples:
 @click.option("--take-over", is_flag=True, help="A scripted operator takes over failing episodes.")
 @click.option("--record", type=click.Path(path_type=Path), help="Record the episodes into this store.")
 @click.option("--signals", type=click.Path(path_type=Path), help="Keep the monitors' signals (npz).")
-@click.option(
-    "--backend", type=click.Choice(["onnx", "onnx-int8", "torch"]), default="onnx", show_default=True
-)
+@click.option("--backend", type=click.Choice(BACKENDS), default=BACKENDS[0], show_default=True)
 @click.option("--trust", type=click.Path(path_type=Path), help="Directory of trusted public keys.")
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result there.")
