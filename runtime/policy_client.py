@@ -247,7 +247,7 @@ class PolicyClient:
 
 def _typed(error: grpc.aio.AioRpcError, address: str, timeout_s: float) -> PolicyClientError:
     """The error of ours for a gRPC status."""
-    code, details = error.code(), error.details() or ""
+    code, details = error.code(), (error.details() or "").partition("; last error")[0]
     if code in _TIMED_OUT:
         return PolicyTimeoutError(f"the policy server at {address} did not answer within {timeout_s:.2f} s")
     if code in _UNAVAILABLE:

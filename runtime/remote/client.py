@@ -31,7 +31,7 @@ class RobotCallError(RemoteError):
 
     def __init__(self, method: str, status: grpc.StatusCode, details: str, address: str = "") -> None:
         self.status = status
-        if status is grpc.StatusCode.UNAVAILABLE and _NOBODY in details:
+        if status is grpc.StatusCode.UNAVAILABLE and details.startswith(_NOBODY):
             super().__init__(
                 f"no robot answers at {address}", "start it with `ratchet up`, or check the address"
             )

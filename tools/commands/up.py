@@ -13,6 +13,7 @@ from types import FrameType
 import click
 
 from runtime.config import RobotConfig
+from runtime.exclusive import exclusive
 from tools.children import Child, deaf_to_interrupts
 from tools.config import load
 from tools.errors import UsageError
@@ -92,6 +93,8 @@ def up(
     paths = SimPaths(run_dir.resolve())
     fixed = None if sim else load(RobotConfig, config or DEFAULT_CONFIG)
     with contextlib.ExitStack() as stack:
+        if sim:
+            stack.enter_context(exclusive(paths.run_dir))  # before a second bench takes the first one's ports
         server, address = None, paths.policy if fixed is None else fixed.policy.address
         if bundle is not None or allow:
             log = (paths.run_dir if fixed is None else fixed.run_dir) / "policy_server.log"
