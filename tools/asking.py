@@ -76,5 +76,9 @@ def _call(method: Any, request: Any, address: str) -> Any:
     try:
         return method(request, timeout=_DEADLINE_S)
     except grpc.RpcError as error:
+        if isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.UNAVAILABLE:
+            raise UsageError(
+                f"no policy server answers at {address}; start one with `ratchet serve`"
+            ) from error
         detail = error.details() if isinstance(error, grpc.Call) else str(error)
         raise UsageError(f"the policy server at {address} would not answer: {detail}") from error

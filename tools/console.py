@@ -45,10 +45,11 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: 
 
 
 def show_fields(fields: Mapping[str, object]) -> None:
-    """Names and values, one a line, on stdout."""
+    """Names and values, one a line, on stdout; what has no value is left out."""
     width = max(len(name) for name in fields)
     for name, value in fields.items():
-        click.echo(f"{name:<{width}}  {text(value)}")
+        if value is not None:
+            click.echo(f"{name:<{width}}  {text(value)}")
 
 
 def text(value: object) -> str:

@@ -15,6 +15,7 @@ from learner.config import LearnerConfig
 from learner.process import RoundReport
 from tools.config import load
 from tools.console import disk_errors, say, show_json
+from tools.errors import UsageError
 from tools.options import PATH, json_flag
 
 EXAMPLES = """
@@ -44,6 +45,8 @@ def learn(config: Path, once: bool, control: bool, as_json: bool) -> None:
     Waits for flagged and corrected episodes. May be stopped at any time: a round that was interrupted
     goes on when it is started again.
     """
+    if not config.exists():
+        raise UsageError(f"no configuration at {config}; `ratchet learn --help` shows what it holds")
     settings = load(LearnerConfig, config)
     with disk_errors(settings.work):
         if once:

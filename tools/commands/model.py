@@ -50,7 +50,7 @@ def ls(registry: Path | None, name: str | None, as_json: bool) -> None:
     rows = []
     for root in roots:
         ledger = Ledger(root / LEDGER)
-        rows += [{"policy": root.name, **vars(v), "state": str(v.state)} for v in versions(ledger, root)]
+        rows += [{"registry": root.name, **vars(v), "state": str(v.state)} for v in versions(ledger, root)]
         ledger.close()
     if as_json:
         show_json(rows)

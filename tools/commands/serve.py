@@ -58,7 +58,7 @@ def serve(
         },
         "command line",
     )
-    # Otherwise nothing would be said between start and Ctrl-C.
+    # It tells what it serves, where, and each swap: nothing else would be said until Ctrl-C.
     logging.getLogger("policy_server").setLevel(logging.INFO)
-    say(f"serving {bundle} at {address} ({backend}); stop it with Ctrl-C")
+    say(f"loading {bundle} ({backend}); stop with Ctrl-C")
     uvloop.run(run(config))
