@@ -1,0 +1,109 @@
+"""Is this machine fit for a robot: priorities, disk, clock, drawing, the fleet's broker."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tools.checking import Finding, ok, problem, warning
+
+PRIORITY = 20
+_MIN_FREE_GB = 5.0
+_TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
+_TIMEX_BYTES = 512  # more than the kernel's struct timex
+_DRAW = (
+    "from hal.bench.world import World, WorldConfig\n"
+    "world = World(WorldConfig(width=32, height=32))\nworld.reset(0)\nworld.render('front')\n"
+)
+_BROKER_PLACES = "/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin"
+
+
+def machine_findings(store: Path, draw: bool = True) -> Iterator[Finding]:
+    """Everything about the machine. ``store`` is where episodes go; ``draw`` tries the bench's pictures."""
+    yield _priority()
+    yield _memory_lock()
+    yield _disk(store)
+    yield _clock()
+    yield _broker()
+    if draw:
+        yield _drawing()
+
+
+def _priority() -> Finding:
+    """Try it for an instant; nothing else tells whether it will be granted."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(PRIORITY))
+    except OSError as error:
+        return warning(
+            "real-time priority",
+            f"SCHED_FIFO is refused ({error.strerror}): the arm may stutter on a busy machine",
+            f"run it as the systemd unit does, or allow '@dialout - rtprio {PRIORITY}' in limits.conf",
+        )
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    return ok("real-time priority", f"SCHED_FIFO {PRIORITY} is granted")
+
+
+def _memory_lock() -> Finding:
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if soft == resource.RLIM_INFINITY or os.geteuid() == 0:
+        return ok("memory lock", "granted")
+    return warning(
+        "memory lock",
+        f"only {soft >> 20} MiB may be locked: a page fault can delay the arm",
+        "run it as the systemd unit does, or allow '@dialout - memlock unlimited' in limits.conf",
+    )
+
+
+def _disk(store: Path) -> Finding:
+    place = store
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        return problem("disk", f"{place} may not be written", f"chown it, or set [store] path (now {store})")
+    free = shutil.disk_usage(place).free / 1e9
+    if free < _MIN_FREE_GB:
+        return warning("disk", f"{free:.1f} GB free at {place}", "free some, or move [store] path")
+    return ok("disk", f"{free:.0f} GB free at {place}")
+
+
+def _clock() -> Finding:
+    libc = ctypes.CDLL(None, use_errno=True)
+    state = libc.adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
+    if state < 0:
+        return warning("clock", "its state cannot be read", "see `timedatectl`")
+    if state == _TIME_ERROR:
+        return warning(
+            "clock",
+            "it is not synchronised: fleet commands may be refused as expired, episodes get odd dates",
+            "sudo timedatectl set-ntp true",
+        )
+    return ok("clock", "synchronised")
+
+
+def _broker() -> Finding:
+    found = shutil.which("mosquitto") or shutil.which("mosquitto", path=_BROKER_PLACES)
+    if found is None:
+        return warning(
+            "MQTT broker", "no mosquitto here: only a fleet needs one", "sudo apt-get install mosquitto"
+        )
+    return ok("MQTT broker", found)
+
+
+def _drawing() -> Finding:
+    """In a process of its own: a broken driver takes down whoever asks it to draw."""
+    try:
+        done = subprocess.run([sys.executable, "-c", _DRAW], capture_output=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        return warning("offscreen drawing", "one picture took more than a minute", "install libosmesa6")
+    if done.returncode == 0:
+        return ok("offscreen drawing", "the bench can draw its cameras' pictures")
+    lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
+    return warning(
+        "offscreen drawing", lines[-1], "sudo apt-get install libosmesa6 libegl1 (the bench needs it)"
+    )
