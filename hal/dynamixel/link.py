@@ -1,4 +1,11 @@
-"""Single-motor transactions with retries and errors in words: set-up, checks, torque, watchdog."""
+"""Single-motor transactions with retries and errors in words: set-up, checks, torque, watchdog.
+
+A status packet does not say which instruction it answers. The port drops what arrived before an
+instruction is sent; a reply that is later still is told apart by its length, and after a retry,
+when a late twin of the same length may be under way, the line is listened to until it is quiet. Only a
+reply that is later than the whole deadline of a retry and that quiet time could be mistaken, by a register
+of the same size in the same motor.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +29,8 @@ _EEPROM_NS = 20_000_000  # a motor may be busy writing its EEPROM before it repl
 
 
 class Link:
-    """Talks to one motor at a time. ``retries`` and ``crc_errors`` count since the start."""
+    """Talks to one motor at a time. ``retries``, ``crc_errors`` and ``stale``, replies to something
+    asked earlier, count since the start."""
 
     def __init__(self, port: Port, margin_ns: int, attempts: int) -> None:
         self._port = port
@@ -30,7 +38,7 @@ class Link:
         self._attempts = attempts
         self._parser = PacketParser()
         self._buffer = bytearray(4096)
-        self.retries = 0
+        self.retries = self.stale = 0
 
     @property
     def crc_errors(self) -> int:
@@ -39,7 +47,7 @@ class Link:
     def ping(self, motor_id: int) -> tuple[int, int] | None:
         """(model number, firmware), or None when no whole reply came in any attempt."""
         reply = self._ask(motor_id, Instruction.PING, b"", 3)
-        if reply is None or len(reply.params) < 3:
+        if reply is None or len(reply.params) != 3:
             return None
         return int.from_bytes(reply.params[:2], "little"), reply.params[2]
 
@@ -105,19 +113,31 @@ class Link:
         for attempt in range(self._attempts):
             self.retries += attempt > 0
             deadline_ns = self._port.send(packet) + round(wire_ns) + self._margin_ns
-            reply = self._await(motor_id, deadline_ns)
+            reply = self._await(motor_id, count, deadline_ns)
             if reply is not None:
+                if attempt:
+                    self._listen_until_quiet()
                 return reply
         return None
 
-    def _await(self, motor_id: int, deadline_ns: int) -> Packet | None:
+    def _await(self, motor_id: int, count: int, deadline_ns: int) -> Packet | None:
+        """The first reply of ``motor_id`` that can be the one: ``count`` bytes, or none and an error."""
         self._parser.clear()
         rejected: list[int] = []
         while time.monotonic_ns() < deadline_ns:
-            count = self._port.receive_into(memoryview(self._buffer), deadline_ns)
-            for packet in self._parser.feed(bytes(self._buffer[:count])):
-                if packet.id == motor_id and packet.instruction == Instruction.STATUS:
+            received = self._port.receive_into(memoryview(self._buffer), deadline_ns)
+            for packet in self._parser.feed(bytes(self._buffer[:received])):
+                refused = not packet.params and packet.error & 0x7F
+                if packet.instruction != Instruction.STATUS:
+                    continue
+                if packet.id == motor_id and (len(packet.params) == count or refused):
                     return packet
+                self.stale += 1
             rejected += self._parser.rejected
         self._parser.rejected = rejected
         return None
+
+    def _listen_until_quiet(self) -> None:
+        """Let replies to the attempts that were given up pass by."""
+        while self._port.receive_into(memoryview(self._buffer), time.monotonic_ns() + self._margin_ns):
+            self.stale += 1

@@ -27,6 +27,7 @@ SPEEDS: dict[int, int] = {
 _SERIAL_STRUCT_BYTES = 128  # more than the kernel's struct serial_struct on any machine
 _FLAGS_OFFSET = 16  # its fifth int
 _ASYNC_LOW_LATENCY = 0x2000
+_SELECTABLE = 1024  # FD_SETSIZE
 
 
 class Port:
@@ -38,7 +39,6 @@ class Port:
         self.path = path
         self.baud = baud
         self._fd: int | None = None
-        self._poller = select.poll()
 
     @property
     def is_open(self) -> bool:
@@ -56,14 +56,16 @@ class Port:
         except OSError as error:
             raise self._cannot_open(error) from error
         try:
+            if fd >= _SELECTABLE:
+                raise PortError(
+                    f"{self.path} is one open file too many", "close some of this program's files"
+                )
             self._claim(fd)
             self._configure(fd)
         except BaseException:
             os.close(fd)
             raise
         self._fd = fd
-        self._poller = select.poll()
-        self._poller.register(fd, select.POLLIN)
 
     def close(self) -> None:
         """Close; safe to call twice."""
@@ -88,14 +90,11 @@ class Port:
         return sent_ns
 
     def receive_into(self, buffer: memoryview, deadline_ns: int) -> int:
-        """Wait for bytes until ``deadline_ns``, read into ``buffer``; 0 when none came in time.
-
-        poll waits in whole milliseconds, so the deadline may be passed by up to one.
-        """
+        """Wait for bytes until ``deadline_ns``, read into ``buffer``; 0 when none came in time."""
         fd = self._require()
-        left_ms = max(0, -((time.monotonic_ns() - deadline_ns) // 1_000_000))
-        events = self._poller.poll(left_ms)
-        if not events:
+        # poll and epoll wait in whole milliseconds, a quarter of a cycle; select to the microsecond.
+        ready, _, _ = select.select((fd,), (), (), max(0, deadline_ns - time.monotonic_ns()) * 1e-9)
+        if not ready:
             return 0
         try:
             count = os.readv(fd, [buffer])

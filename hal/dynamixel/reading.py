@@ -2,6 +2,12 @@
 
 Sync reads want the block at one address for all motors asked, so an arm of mixed models takes
 one per address; bulk reads name an address per motor. The fast kinds return one chained packet.
+
+A status packet does not say which read it answers, so a reply that missed its cycle would pass for
+the next one's: a sample one cycle old, stamped as new. What arrived before an instruction is sent is
+dropped by the port. Against later ones each lost cycle makes the next ask for one byte more, as replies
+of another length are skipped; the surplus is cut off. Only a reply later than ``_SIZES`` lost cycles
+(over 20 ms at servo rate) could still pass.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ from hal.dynamixel.bringup import MotorInfo
 from hal.dynamixel.packet import BROADCAST_ID, FAST_OVERHEAD, STATUS_OVERHEAD, Instruction, build
 from hal.dynamixel.port import Port
 from hal.dynamixel.replies import parse_fast_reply, parse_status_replies
+from hal.dynamixel.tables import MODELS
 from hal.errors import MotorError
 
 _log = logging.getLogger(__name__)
@@ -30,6 +37,8 @@ METHODS: tuple[Method, ...] = ("fast_bulk", "fast_sync", "bulk", "sync")
 
 _TRIALS = 5
 _TURNAROUND_NS = 100_000  # what a motor takes to begin its reply, at most, with no return delay
+_SIZES = min(model.indirect_count for model in MODELS.values()) - BLOCK_BYTES + 1
+_LATEST_NS = 500_000_000  # after that no lost reply is still under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +49,7 @@ class _Transaction:
     ids: npt.NDArray[np.uint8]
     rows: npt.NDArray[np.intp]
     parse: Callable[..., int]
+    size: int
     reply_bytes: int
 
 
@@ -52,7 +62,9 @@ class Reader:
         self.method: Method = method
         self._port = port
         self._margin_ns = margin_ns
-        self._transactions = _plan(infos, method)
+        self._plans = [_plan(infos, method, BLOCK_BYTES + surplus) for surplus in range(_SIZES)]
+        self._surplus = 0
+        self._lost_ns = 0
         self._view = memoryview(bytearray(2048))
         self._buffer = np.frombuffer(self._view, dtype=np.uint8)
         n = len(infos)
@@ -64,21 +76,29 @@ class Reader:
         """Fill the rows of ``blocks`` uint8 (n, 15) whose motor answered; returns when they were
         sampled, monotonic ns. A lost reply costs its wire time and the margin. Raises PortError."""
         first_ns = 0
-        for transaction in self._transactions:
-            sampled_ns = self._exchange(transaction, blocks)
+        complete = True
+        for transaction in self._plans[self._surplus]:
+            sampled_ns, answered = self._exchange(transaction, blocks)
             first_ns = first_ns or sampled_ns
+            complete &= answered
+        if not complete:
+            self._surplus = (self._surplus + 1) % _SIZES
+            self._lost_ns = first_ns
+        elif first_ns - self._lost_ns > _LATEST_NS:
+            self._surplus = 0
         return first_ns
 
-    def _exchange(self, transaction: _Transaction, blocks: npt.NDArray[np.uint8]) -> int:
+    def _exchange(self, transaction: _Transaction, blocks: npt.NDArray[np.uint8]) -> tuple[int, bool]:
+        """(when it was sampled, whether every motor answered)."""
         byte_ns = self._port.byte_ns
         wanted = len(transaction.ids)
-        part = np.zeros((wanted, BLOCK_BYTES), dtype=np.uint8)
+        part = np.zeros((wanted, transaction.size), dtype=np.uint8)
         errors = np.zeros(wanted, dtype=np.uint8)
         fresh = np.zeros(wanted, dtype=np.bool_)
         bad = np.zeros(wanted, dtype=np.int64)
         sampled_ns = self._port.send(transaction.instruction) + round(len(transaction.instruction) * byte_ns)
         deadline_ns = sampled_ns + round(transaction.reply_bytes * byte_ns) + _TURNAROUND_NS + self._margin_ns
-        filled = 0
+        filled = answered = 0
         while filled < len(self._buffer):
             count = self._port.receive_into(self._view[filled:], deadline_ns)
             if count == 0:
@@ -89,8 +109,8 @@ class Reader:
                 break
         rows = transaction.rows
         self.fresh[rows], self.bad[rows], self.errors[rows] = fresh, bad, errors
-        blocks[rows[fresh]] = part[fresh]
-        return sampled_ns
+        blocks[rows[fresh]] = part[fresh, :BLOCK_BYTES]
+        return sampled_ns, answered == wanted
 
 
 def choose(port: Port, infos: tuple[MotorInfo, ...], margin_ns: int, methods: tuple[Method, ...]) -> Reader:
@@ -122,18 +142,20 @@ def choose(port: Port, infos: tuple[MotorInfo, ...], margin_ns: int, methods: tu
     return best[1]
 
 
-def _plan(infos: tuple[MotorInfo, ...], method: Method) -> list[_Transaction]:
+def _plan(infos: tuple[MotorInfo, ...], method: Method, size: int) -> list[_Transaction]:
     fast = method.startswith("fast")
     if method.endswith("bulk"):
         groups = [list(range(len(infos)))]
     else:
         addresses = dict.fromkeys(info.block_address for info in infos)
         groups = [[i for i, info in enumerate(infos) if info.block_address == a] for a in addresses]
-    return [_transaction(infos, group, method, fast) for group in groups]
+    return [_transaction(infos, group, method, fast, size) for group in groups]
 
 
-def _transaction(infos: tuple[MotorInfo, ...], group: list[int], method: Method, fast: bool) -> _Transaction:
-    count = BLOCK_BYTES.to_bytes(2, "little")
+def _transaction(
+    infos: tuple[MotorInfo, ...], group: list[int], method: Method, fast: bool, size: int
+) -> _Transaction:
+    count = size.to_bytes(2, "little")
     ids = bytes(infos[i].spec.id for i in group)
     if method.endswith("bulk"):
         params = b"".join(
@@ -143,11 +165,12 @@ def _transaction(infos: tuple[MotorInfo, ...], group: list[int], method: Method,
     else:
         params = infos[group[0]].block_address.to_bytes(2, "little") + count + ids
         code = Instruction.FAST_SYNC_READ if fast else Instruction.SYNC_READ
-    per_motor = BLOCK_BYTES + (FAST_OVERHEAD if fast else STATUS_OVERHEAD)
+    per_motor = size + (FAST_OVERHEAD if fast else STATUS_OVERHEAD)
     return _Transaction(
         instruction=build(BROADCAST_ID, code, params),
         ids=np.array(list(ids), dtype=np.uint8),
         rows=np.array(group, dtype=np.intp),
         parse=parse_fast_reply if fast else parse_status_replies,
+        size=size,
         reply_bytes=len(group) * per_motor + (8 if fast else 0),
     )

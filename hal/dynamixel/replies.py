@@ -54,7 +54,8 @@ def parse_status_replies(
 
     ``ids`` uint8 (n,), ``blocks`` uint8 (n, size), ``errors`` uint8 (n,), ``fresh`` bool (n,):
     filled for each motor whose reply is whole. ``bad`` int64 (n,): replies of that motor with a
-    wrong CRC in this buffer. Returns how many motors have answered, data or error.
+    wrong CRC in this buffer. Returns how many motors have answered, data or error; data of another
+    size answers something that was asked before.
     """
     size = blocks.shape[1]
     answered = 0
@@ -81,11 +82,12 @@ def parse_status_replies(
             bad[motor] += 1
             i += 1
             continue
-        errors[motor] = buf[i + 8]
-        answered += 1
         if _unstuff(buf, i + 9, end - 2, scratch) == size:
             blocks[motor] = scratch
             fresh[motor] = True
+        if fresh[motor] or length == 4:
+            errors[motor] = buf[i + 8]
+            answered += 1
         i = end
     return answered
 
