@@ -1,8 +1,7 @@
 """Motors for the emulated buses: the follower's live in the world, the leader's in a hand.
 
-The buses run in threads of their own. They never touch the world: what they ask for is queued and
-applied by the bench's loop before its next step; what they read is the sample published after the
-last one.
+The buses run in a process of their own. What they ask for is queued and applied by the bench's loop
+before its next step; what they read is the sample published after the last one.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ _ANSWER_S = 10.0
 class EmulatorProcess:
     """Serves the buses of ``arms`` (name → arm and configuration) from one child process.
 
-    The physics stay with the caller, who calls ``exchange`` after each step. The child ends with
-    ``stop``, or when the caller's process does.
+    The physics stay with the caller, who calls ``receive`` before each step and ``exchange`` after it.
+    The child ends with ``stop``, or when the caller's process does, however it does.
     """
 
     def __init__(self, arms: Mapping[str, tuple[ArmSpec, EmulatorConfig]]) -> None:
@@ -56,9 +56,18 @@ class EmulatorProcess:
             raise
         return self
 
+    @property
+    def alive(self) -> bool:
+        """Whether the child runs."""
+        return self._process is not None and self._process.is_alive()
+
+    def receive(self, name: str, backend: MotorBackend) -> None:
+        """Give ``backend`` what the bus was told since the last time."""
+        self._motors[name].apply(backend)
+
     def exchange(self, name: str, backend: MotorBackend) -> None:
         """Give the bus the state of ``backend``, and ``backend`` what the bus was told."""
-        self._motors[name].apply(backend)
+        self.receive(name, backend)
         self._motors[name].publish(backend.read())
 
     def port(self, name: str) -> str:
@@ -110,13 +119,17 @@ class EmulatorProcess:
                 return connection.recv()
         except (EOFError, OSError) as error:
             raise BenchError("the process of the emulated buses died", "read its output above") from error
+        self.stop()  # an answer that came later would be taken for the next one
         raise BenchError(f"the emulated buses do not answer within {timeout_s:.0f} s", "restart the bench")
 
 
 def _serve(
     connection: Connection, arms: dict[str, tuple[ArmSpec, EmulatorConfig]], memory: dict[str, Any]
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # the parent decides when to end; its death closes the connection
     buses = {
         name: ServoEmulator(spec, SharedMotors(memory[name], len(spec.motors)), config)
         for name, (spec, config) in arms.items()

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 STEP_NS = 1_000_000_000 // 240
 STEPS_PER_TICK = 8
 _LATE_LIMIT_NS = 50_000_000  # beyond this the loop skips instead of catching up
-_PARENT_CHECK_STEPS = 60
+_CHECK_STEPS = 60
 _SWITCH_S = 0.0005
 
 
@@ -117,6 +117,8 @@ class Bench:
         self._control.serve_pending(self._handle)
         if self._steps % STEPS_PER_TICK == 0:
             self._direction.guide(STEPS_PER_TICK)
+        self._buses.receive("leader", self._leader)
+        self._buses.receive("follower", self._follower)
         self._leader.step()
         self._follower.apply()
         self._world.step()
@@ -131,10 +133,17 @@ class Bench:
         elif phase == 2:
             self._breakage.report_errors()
         self._steps += 1
+        if self._steps % _CHECK_STEPS == 0:
+            self._check_on_others()
+
+    def _check_on_others(self) -> None:
+        """End when the parent is gone, or a bus."""
         parent = self.config.parent_pid
-        if parent is not None and self._steps % _PARENT_CHECK_STEPS == 0 and os.getppid() != parent:
+        if parent is not None and os.getppid() != parent:
             log.info("bench_parent_gone pid=%d", parent)
             self._ending = True
+        if not self._buses.alive:
+            raise BenchError("the process of the emulated buses died", "restart the bench")
 
     # --- control socket -----------------------------------------------------------------------------
 
@@ -213,7 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--parent-pid", type=int, default=None, help="end when this process is gone")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    # A bus thread must not wait the default 5 ms for the interpreter while a picture is being encoded.
+    # The loop must not wait the default 5 ms for the interpreter while a picture is being sent.
     sys.setswitchinterval(_SWITCH_S)
     try:
         bench = Bench(BenchConfig(**vars(options)))

@@ -87,7 +87,7 @@ def test_faults_and_disconnection_reach_their_own_bus(physics: Physics) -> None:
     follower, leader = physics.open("follower", KOCH_FOLLOWER), physics.open("leader", KOCH_LEADER)
     physics.buses.set_faults("follower", EmulatorFaults(drop=1.0))
     with pytest.raises(MotorError):
-        for _ in range(4):
+        for _ in range(BusConfig().max_coast + 1):
             follower.read()
     assert leader.read().age_ns.tolist() == [0] * 6
     physics.buses.set_faults("follower", EmulatorFaults())
