@@ -32,7 +32,7 @@ WATCHDOG_MS = 400  # long enough for a busy test machine, short enough to see
 TIMEOUT_S = 20.0
 SERVO = ServoConfig(ramp_s=0.0, lower_speed=2.0, settle_s=0.0, rest_pose=(0.0,) * 5)
 # The emulator shares a busy machine with the test: its replies may come late, and nobody gets priority.
-PATIENT = ReplyConfig(margin_ms=25.0, max_coast=10)
+PATIENT = ReplyConfig(margin_ms=25.0)
 RELAXED = RealtimeConfig()
 
 
@@ -299,6 +299,33 @@ def test_lost_replies_are_coasted_over(arm: Arm) -> None:
     sample = arm.wait(lambda s: s.lost > begun.lost + 3, "losses")
     assert sample.fault is Fault.NONE
     assert any((s.joints.age_ns > 0).any() for s in arm.handle.since(begun.index))
+
+
+def test_with_default_patience_samples_are_true_in_order_and_coast_no_longer_than_agreed(
+    tmp_path: Path,
+) -> None:
+    """Load may cost replies, or fault the arm; it changes none of this."""
+    motors = FirstOrderBackend(time_constant_s=0.02)
+    motors.place(np.full(6, START))
+    with ServoEmulator(KOCH_FOLLOWER, motors) as emulator:
+        arm = Arm(
+            BusHandle(BusConfig(port=emulator.port, run_dir=tmp_path, realtime=RELAXED)), emulator, motors
+        )
+        arm.handle.start()
+        try:
+            arm.wait(lambda s: s.index >= 200, "two hundred samples")
+            arm.handle.estop()
+            arm.wait(lambda s: s.estopped, "the e-stop")
+            samples = [s for s in arm.handle.since(-1) if s.fault is Fault.NONE and s.joints.t_ns > 0]
+        finally:
+            arm.handle.stop(timeout_s=1.0)
+    assert not motors.torque.any()
+    for sample in samples:
+        np.testing.assert_allclose(sample.joints.position, START, atol=2e-3)
+    assert all(b.joints.t_ns > a.joints.t_ns and b.lost >= a.lost for a, b in itertools.pairwise(samples))
+    coasting = itertools.groupby(bool(s.joints.age_ns.any()) for s in samples)
+    longest = max((len(list(run)) for aged, run in coasting if aged), default=0)
+    assert longest <= 6 * ReplyConfig().max_coast, "each of six motors may coast in turn"
 
 
 def test_stop_lets_the_arm_down(arm: Arm) -> None:
