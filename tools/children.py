@@ -44,14 +44,11 @@ class Child:
             )
 
     def wait_for_socket(self, path: Path, timeout_s: float = 60.0) -> None:
-        """Return when it listens at ``path``. Raises UsageError with its last words when it ends instead."""
-        self._wait_for(lambda: _listening(path), timeout_s)
+        """Return when it listens at ``path``. Raises UsageError as ``wait_until``."""
+        self.wait_until(lambda: _listening(path), timeout_s)
 
-    def wait_for_file(self, path: Path, timeout_s: float = 60.0) -> None:
-        """Return when it has written ``path``. Raises UsageError with its last words when it ends instead."""
-        self._wait_for(path.exists, timeout_s)
-
-    def _wait_for(self, condition: Callable[[], bool], timeout_s: float) -> None:
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+        """Return when ``condition`` holds. Raises UsageError with its last words when it ends instead."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             if self.process.poll() is not None:

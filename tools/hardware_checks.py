@@ -47,13 +47,19 @@ def _arm(name: str, arm: ArmConfig, spec: ArmSpec) -> Iterator[Finding]:
         return
     yield from _port(arm.port)
     try:
-        found = scan(arm.port, (arm.baud,))
-        if not found:
-            found = scan(arm.port, [baud for baud in SCAN_BAUDS if baud != arm.baud])
+        found = _scan_until_answered(arm)
     except HalError as error:
         yield failed(f"{name} motors", error)
         return
     yield _judge_motors(name, arm, spec, found)
+
+
+def _scan_until_answered(arm: ArmConfig) -> list[FoundMotor]:
+    """Who answers at the configured rate, else at the first other one where somebody does."""
+    for baud in (arm.baud, *(baud for baud in SCAN_BAUDS if baud != arm.baud)):
+        if found := scan(arm.port, (baud,)):
+            return found
+    return []
 
 
 def _calibration(name: str, arm: ArmConfig, spec: ArmSpec) -> Finding:

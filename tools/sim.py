@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,7 +106,6 @@ def start_sim(
     """
     paths = SimPaths(run_dir.resolve())
     paths.run_dir.mkdir(parents=True, exist_ok=True)
-    paths.ready.unlink(missing_ok=True)
     arguments = ["tools.cli", "--verbose", "up", "--sim", "--dir", str(paths.run_dir), "--die-with-parent"]
     arguments += ["--seed", str(seed), "--size", f"{size[0]}x{size[1]}", "--name", name]
     arguments += ["--backend", backend, "--threads", str(threads)]
@@ -117,9 +117,17 @@ def start_sim(
         arguments += ["--allow", str(root.resolve())]
     process = Child("robot service", arguments, paths.run_dir / "up.log")
     try:
-        process.wait_for_file(paths.ready, timeout_s)
+        process.wait_until(lambda: _ready_pid(paths) == process.process.pid, timeout_s)
         bench = BenchClient(paths.bench / "bench.sock")
     except BaseException:
         process.stop()
         raise
     return SimRobot(paths, process, bench)
+
+
+def _ready_pid(paths: SimPaths) -> int:
+    """The service that says it is up; 0 when none does."""
+    try:
+        return int(json.loads(paths.ready.read_text())["pid"])
+    except FileNotFoundError:
+        return 0

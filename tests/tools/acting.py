@@ -1,0 +1,70 @@
+"""What the tests of a running robot share: waiting, looking at its processes, calling its verbs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+from protos.ratchet.v1 import robot_pb2 as pb
+from runtime.remote.client import Control, RobotClient
+from tools.cli import cli
+from tools.sim import SimRobot
+
+TIMEOUT_S = 30.0
+
+
+async def until_mode(robot: RobotClient, mode: str, timeout_s: float = TIMEOUT_S) -> pb.RobotState:
+    """The first state in ``mode``."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        state = await robot.state()
+        if state.mode == mode:
+            return state
+        assert time.monotonic() < deadline, f"mode {state.mode} ({state.reason}) instead of {mode}"
+        await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def driving(sim: SimRobot, mode: str = "") -> AsyncIterator[tuple[RobotClient, Control]]:
+    """Control of an enabled robot, in ``mode`` if one is given."""
+    async with sim.client() as robot, robot.control("test") as control:
+        if (await robot.state()).mode == "estop":
+            await control.clear_estop()
+        await control.enable()
+        if mode:
+            await control.set_mode(mode)
+        yield robot, control
+
+
+def processes(*words: str) -> list[int]:
+    """Ids of the running processes whose command line contains all ``words``."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            if state != "Z" and all(word in command for word in words):
+                found.append(int(entry.name))
+    return found
+
+
+def call(*arguments: str | Path) -> Result:
+    """Run a verb in this process; errors stay in ``result.exception``."""
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def call_json(*arguments: str | Path) -> Any:
+    """Run a verb that prints JSON and must succeed."""
+    result = call(*arguments)
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    return json.loads(result.stdout)

@@ -1,0 +1,129 @@
+"""`ratchet record` with a clock, a demonstrator and a terminal; `ratchet replay`."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import termios
+import time
+
+import numpy as np
+import pytest
+
+from episodes.store import EpisodeStore
+from tests.tools.acting import TIMEOUT_S, call, call_json
+from tools.errors import UsageError
+from tools.sim import SimRobot
+
+pytestmark = pytest.mark.slow
+
+
+def rows(sim: SimRobot, ids: list[str]) -> dict[str, tuple[str, str]]:
+    """Task and outcome of each published episode among ``ids``."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        with EpisodeStore.open(sim.store_path, create=False, mode="r") as store:
+            found = {
+                row["id"]: (row["task"], row["outcome"]) for row in store.query("SELECT * FROM episodes")
+            }
+        if set(ids) <= set(found) or time.monotonic() > deadline:
+            return {i: found[i] for i in ids}
+        time.sleep(0.05)
+
+
+def test_episodes_of_a_fixed_length_need_no_terminal(sim: SimRobot) -> None:
+    kept = call_json(
+        *("record", "--dir", sim.paths.run_dir, "--task", "by the clock", "--episodes", "2"),
+        *("--episode-seconds", "0.6", "--reset-seconds", "0", "--outcome", "failure", "--json"),
+    )
+    assert len(kept) == 2
+    assert set(rows(sim, [e["id"] for e in kept]).values()) == {("by the clock", "failure")}
+
+
+def test_without_a_terminal_and_a_length_nothing_is_recorded(sim: SimRobot) -> None:
+    result = call("record", "--dir", sim.paths.run_dir, "--task", "x", "--episodes", "1")
+    assert isinstance(result.exception, UsageError)
+    assert "--episode-seconds" in str(result.exception)
+
+
+def test_a_demonstration_is_recorded_and_replayed(sim: SimRobot) -> None:
+    (kept,) = call_json(
+        *("record", "--dir", sim.paths.run_dir, "--task", "cube", "--episodes", "1"),
+        *("--demonstrator", "--seed", "5", "--json"),
+    )
+    assert kept["outcome"] == "success"
+    rows(sim, [kept["id"]])
+    with EpisodeStore.open(sim.store_path, create=False, mode="r") as store:
+        actions = store.read(kept["id"]).streams["action"].values
+    result = call("replay", kept["id"], "--dir", sim.paths.run_dir)
+    assert result.exit_code == 0, result.exception
+    goal = np.array(call_json("status", "--dir", sim.paths.run_dir, "--json")["goal"])
+    # The arm is being let down by now, slowly: it is still near where the replay ended.
+    assert np.abs(goal - actions[-1]).max() < 0.4
+    unknown = call("replay", "nothing", "--dir", sim.paths.run_dir)
+    assert "no episode" in str(unknown.exception)
+
+
+class Terminal:
+    """A shell's end of a terminal in which `ratchet record` runs."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.end, inner = pty.openpty()
+        self.before = termios.tcgetattr(inner)
+        self.inner = inner
+        self.seen = ""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tools.cli", *arguments], stdin=inner, stdout=inner, stderr=inner
+        )
+
+    def expect(self, text: str) -> None:
+        """Read on until ``text`` has appeared; what came before it is forgotten."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while text not in self.seen:
+            assert time.monotonic() < deadline, f"{text!r} did not appear; instead {self.seen!r}"
+            if select.select([self.end], [], [], 0.1)[0]:
+                self.seen += os.read(self.end, 4096).decode(errors="replace")
+        self.seen = self.seen.partition(text)[2]
+
+    def press(self, keys: bytes) -> None:
+        os.write(self.end, keys)
+
+    def close(self) -> int:
+        """The exit status; the process must end by itself."""
+        status = self.process.wait(TIMEOUT_S)
+        os.close(self.inner)
+        os.close(self.end)
+        return status
+
+
+def test_lerobots_keys_and_the_terminal_as_it_was(sim: SimRobot) -> None:
+    terminal = Terminal("record", "--dir", str(sim.paths.run_dir), "--task", "by keys", "--episodes", "5")
+    terminal.expect("episode 1")
+    terminal.press(b"n")
+    terminal.expect("recording")
+    time.sleep(0.3)
+    terminal.press(b"\x1b[D")  # ←: this one again
+    terminal.expect("episode 1")
+    terminal.press(b"\x1b[C")  # →
+    terminal.expect("recording")
+    time.sleep(0.3)
+    terminal.press(b"s")
+    terminal.expect("kept ")
+    terminal.expect("success")
+    terminal.expect("episode 2")
+    terminal.press(b"n")
+    terminal.expect("recording")
+    terminal.press(b"f")
+    terminal.expect("failure")
+    terminal.expect("episode 3")
+    terminal.press(b"\x1b")  # Escape alone
+    terminal.expect("2 of 5 episodes kept")
+    flags = termios.tcgetattr(terminal.inner)
+    assert flags[3] == terminal.before[3], "echo and line mode are back"
+    assert terminal.close() == 0
+    with EpisodeStore.open(sim.store_path, create=False, mode="r") as store:
+        found = store.query("SELECT outcome FROM episodes WHERE task = 'by keys' ORDER BY id")
+    assert sorted(row["outcome"] for row in found) == ["failure", "success"]
