@@ -1,0 +1,1 @@
+"""`ratchet demo`: the whole loop on the simulated bench, told in stages."""

@@ -1,0 +1,67 @@
+"""How much of everything the demo does: in full, or quickly with too little training to promise anything."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SEED_SPAN = 1_000_000  # seeds of different kinds lie further apart than any count below
+
+# The network and recipe that probes on two cores without bf16 settled on; docs/demo.md has the figures.
+NETWORK: dict[str, bool | int | float | str] = {
+    "backbone_width": 16,
+    "backbone_blocks": 1,
+    "dim": 128,
+    "ffn": 256,
+    "heads": 4,
+}
+
+
+class Plan(BaseModel):
+    """Counts and training lengths. All figures are per run of the demo."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = Field(default=0, ge=0, le=1000)
+    promise: bool = Field(default=True, description="whether improvement is promised at this length")
+    live_demonstrations: int = 2
+    demonstrations: int = 80
+    train_steps: int = 500
+    train_lr: float = 1e-3
+    calibration_rollouts: int = 90
+    take_over_rollouts: int = 220
+    finetune_steps: int = 450
+    finetune_lr: float = 6e-4
+    gate_pairs: int = 200
+    audit_pairs: int = 200
+    live_episodes: int = 2
+    workers: int = 2
+
+    def seeds(self, kind: int) -> int:
+        """First seed of the ``kind``-th range: every use of chance has a range of its own."""
+        return self.seed * SEED_SPAN + kind * 100_000
+
+
+def full(seed: int) -> Plan:
+    """The demo that promises: at most ten minutes on two cores."""
+    return Plan(seed=seed)
+
+
+def quick(seed: int) -> Plan:
+    """Every stage in under four minutes, with too little training to promise improvement."""
+    return Plan(
+        seed=seed,
+        promise=False,
+        live_demonstrations=1,
+        demonstrations=40,
+        train_steps=150,
+        calibration_rollouts=30,
+        take_over_rollouts=24,
+        finetune_steps=80,
+        gate_pairs=60,
+        audit_pairs=60,
+        live_episodes=1,
+    )
+
+
+# Kinds of seeds, for ``Plan.seeds``.
+DEMONSTRATE, SEARCH, GATE, AUDIT, CALIBRATE, LIVE = range(6)
