@@ -39,11 +39,12 @@ class BusConfig(BaseModel):
     motor may stay silent. ``attempts``: tries of a set-up transaction. ``read_method``: how the
     state is read; None times every one at open and keeps the fastest that works.
 
-    The defaults are for 240 cycles a second at 1 Mbaud on a busy two-core computer. A lost reply costs
-    about 2 ms of wire and the margin; at 3 ms the next cycle still begins in time to count. Received bytes
-    pass through a kernel worker without priority, even to a process that has it: on a starved machine
-    seven cycles in a row went missing. Ten cycles are 42 ms, at most 85 ms where each costs two:
-    within three control ticks and the servos' usual watchdog of 100 ms.
+    The defaults are for 240 cycles a second at 1 Mbaud on a busy two-core computer. A transaction whose
+    reply is lost takes its wire time and the margin, 5 ms for a bulk read: more than a cycle, and often the
+    next one is skipped. Received bytes pass through a kernel worker without priority, even to a process
+    that has it: where others took both cores from it, eight cycles in a row were lost. Ten cycles are
+    42 ms, or 85 ms where each costs two, inside the servos' watchdog of 100 ms. Neither figure
+    holds where this process itself is kept from running; that wants real-time priority.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
