@@ -139,10 +139,11 @@ class EpisodeRecorder:
             self._takeover = (t_ns, by)
 
     def hand_back(self, t_ns: int) -> None:
-        """The person lets go; the span becomes an intervention."""
+        """The person lets go; the span becomes an intervention, and a flag: somebody had to help."""
         if self._takeover is not None and self._writer is not None:
             start_ns, by = self._takeover
             self._writer.intervention(start_ns, t_ns, by)
+            self._writer.flag("takeover", start_ns, t_ns, 1.0, {"by": by})
         self._takeover = None
 
     def end(self, outcome: Outcome, reason: str, goal: Vector) -> EpisodeRef | None:

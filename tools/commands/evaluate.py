@@ -17,6 +17,8 @@ EXAMPLES = """
 Examples:
   ratchet evaluate out/bundle --seeds 0:100
   ratchet evaluate candidate --against champion --seeds 200000:200100 --json result.json
+  ratchet evaluate bundle --seeds 0:200 --json seen.json
+  ratchet evaluate bundle --flagged seen.json --take-over --record episodes
   ratchet evaluate bundle --offline --store episodes --where "split = 'test'"
 """
 
@@ -25,6 +27,9 @@ Examples:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--against", type=click.Path(path_type=Path), help="A second bundle, on the same seeds.")
 @click.option("--seeds", default="0:50", show_default=True, help="FIRST:LAST, the last one left out.")
+@click.option(
+    "--flagged", type=click.Path(path_type=Path), help="Only the seeds this earlier result flagged."
+)
 @click.option("--region", type=click.Choice(["full", "covered", "gap"]), default="full", show_default=True)
 @click.option("--take-over", is_flag=True, help="A scripted operator takes over failing episodes.")
 @click.option("--record", type=click.Path(path_type=Path), help="Record the episodes into this store.")
@@ -40,6 +45,7 @@ def evaluate(
     bundle: Path,
     against: Path | None,
     seeds: str,
+    flagged: Path | None,
     region: str,
     take_over: bool,
     record: Path | None,
@@ -65,7 +71,7 @@ def evaluate(
         return
     if take_over and record is None:
         raise UsageError("--take-over makes corrections to keep; say where with --record STORE")
-    chosen = _seeds(seeds)
+    chosen = _seeds(seeds) if flagged is None else _flagged(flagged)
     result = _judge(bundle, keys, chosen, region, workers, backend, record, take_over, signals)
     if against is not None:
         other = _judge(against, keys, chosen, region, workers, backend, None, False, None)
@@ -130,6 +136,18 @@ def _seeds(text: str) -> list[int]:
         raise UsageError(f"--seeds {text!r} is not FIRST:LAST, such as 0:100") from None
     if not seeds or len(seeds) > 1_000_000 or seeds[0] < 0:
         raise UsageError(f"--seeds {text!r} names no seed, or too many; use FIRST:LAST, such as 0:100")
+    return seeds
+
+
+def _flagged(path: Path) -> list[int]:
+    """Seeds of an earlier result whose episodes carry a flag."""
+    try:
+        rows = json.loads(path.read_text())["episodes"]
+        seeds = sorted(int(row["seed"]) for row in rows if row["flags"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is no result of `ratchet evaluate --json` ({error})") from None
+    if not seeds:
+        raise UsageError(f"no episode of {path} was flagged; there is nothing to correct")
     return seeds
 
 

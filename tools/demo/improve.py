@@ -53,27 +53,42 @@ def say_episode(demo: Demo, episode: live.LiveEpisode) -> None:
 
 
 def corrections(demo: Demo) -> None:
-    """Stage 5: unattended rollouts; monitors flag, and the operator takes over where it goes wrong."""
-    plan = demo.plan
-    first = plan.seeds(SEARCH)
-    result = demo.out / "corrections.json"
+    """Stage 5: unattended rollouts are flagged by the monitors; from those, the operator corrects."""
+    plan, first = demo.plan, demo.plan.seeds(SEARCH)
+    unattended, corrected = demo.out / "unattended.json", demo.out / "corrected.json"
     demo.ratchet(
         "evaluate",
         demo.work / "first",
-        *("--trust", demo.keys, "--seeds", f"{first}:{first + plan.take_over_rollouts}", "--take-over"),
-        *("--record", demo.store, "--json", result),
+        *("--trust", demo.keys, "--seeds", f"{first}:{first + plan.unattended}", "--json", unattended),
     )
-    rows = json.loads(result.read_text())["episodes"]
-    taken = [row for row in rows if row["intervened"]]
-    flags = Counter(flag for row in rows for flag in row["flags"])
-    in_gap = sum(row["slice"] == "gap" for row in taken)
+    rows = json.loads(unattended.read_text())["episodes"]
+    kinds = Counter(flag for row in rows for flag in row["flags"])
+    failed = [row for row in rows if not row["success"]]
+    caught = sum(bool(row["flags"]) for row in failed)
+    flagged = sum(bool(row["flags"]) for row in rows)
     demo.say(
-        f"{len(rows)} unattended episodes, {len(taken)} take-overs ({in_gap} where nothing was shown); "
-        f"flags: {', '.join(f'{kind} {count}' for kind, count in sorted(flags.items())) or 'none'}"
+        f"{len(rows)} unattended episodes, {len(failed)} failed; the monitors flagged {flagged}, "
+        f"{caught} of the failures among them: "
+        f"{', '.join(f'{kind} {count}' for kind, count in sorted(kinds.items())) or 'nothing'}"
     )
+    demo.say("the operator watches the flagged ones again and takes over where they go wrong")
+    demo.ratchet(
+        "evaluate",
+        demo.work / "first",
+        *("--trust", demo.keys, "--flagged", unattended, "--take-over"),
+        *("--record", demo.store, "--json", corrected),
+    )
+    taken = [row for row in json.loads(corrected.read_text())["episodes"] if row["intervened"]]
+    in_gap = sum(row["slice"] == "gap" for row in taken)
+    demo.say(f"{len(taken)} take-overs recorded, {in_gap} of them where nothing had been shown")
+    demo.figures["unattended"] = {
+        "episodes": len(rows),
+        "failed": len(failed),
+        "flagged": flagged,
+        "failures_flagged": caught,
+        "flags": dict(kinds),
+    }
     demo.figures["take_overs"] = len(taken)
-    demo.figures["flags"] = dict(flags)
-    demo.figures["flagged_episodes"] = sum(bool(row["flags"]) for row in rows)
 
 
 def learning_round(demo: Demo, sim: SimRobot) -> dict[str, Any]:

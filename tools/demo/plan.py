@@ -28,7 +28,7 @@ class Plan(BaseModel):
     train_steps: int = 500
     train_lr: float = 1e-3
     calibration_rollouts: int = 90
-    take_over_rollouts: int = 220
+    unattended: int = 260
     finetune_steps: int = 450
     finetune_lr: float = 6e-4
     gate_pairs: int = 200
@@ -55,7 +55,7 @@ def quick(seed: int) -> Plan:
         demonstrations=40,
         train_steps=150,
         calibration_rollouts=30,
-        take_over_rollouts=24,
+        unattended=40,
         finetune_steps=80,
         gate_pairs=60,
         audit_pairs=60,
