@@ -27,9 +27,7 @@ Examples:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--against", type=click.Path(path_type=Path), help="A second bundle, on the same seeds.")
 @click.option("--seeds", default="0:50", show_default=True, help="FIRST:LAST, the last one left out.")
-@click.option(
-    "--flagged", type=click.Path(path_type=Path), help="Only the seeds this earlier result flagged."
-)
+@click.option("--flagged", type=click.Path(path_type=Path), help="Only seeds this earlier result flagged.")
 @click.option("--region", type=click.Choice(["full", "covered", "gap"]), default="full", show_default=True)
 @click.option("--take-over", is_flag=True, help="A scripted operator takes over failing episodes.")
 @click.option("--record", type=click.Path(path_type=Path), help="Record the episodes into this store.")
