@@ -94,7 +94,11 @@ class ArmLink:
 
         ``last_cycle_ns`` is how long ago the last cycle began.
         """
-        if core is None or self.fault is not Fault.NONE:
+        if core is None:
+            # Nothing is commanded: a leader that answers again is well again.
+            self.fault, self.message = Fault.NONE, ""
+            return
+        if self.fault is not Fault.NONE:
             return
         try:
             if not self._taken:

@@ -20,6 +20,7 @@ from policies.export import RawBatch, export_bundle
 from policies.keys import KeyPair, write_public
 from policies.manifest import BundleMeta
 from policies.normalise import Normaliser
+from tests.runtime.broker import Broker
 from tools.sim import SimRobot, start_sim
 
 SIZE = 32
@@ -90,8 +91,25 @@ def run_dir() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def sim(policies: Policies, run_dir: Path) -> Iterator[SimRobot]:
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | None]:
+    """HOST:PORT of a broker for the robot, or None where there is no mosquitto."""
+    if not any(shutil.which("mosquitto", path=path) for path in (None, "/usr/sbin:/usr/local/sbin")):
+        yield None
+        return
+    running = Broker(tmp_path_factory.mktemp("broker"))
+    running.start()
+    yield f"127.0.0.1:{running.port}"
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def sim(policies: Policies, run_dir: Path, broker: str | None) -> Iterator[SimRobot]:
     with start_sim(
-        run_dir, bundle=policies.first.path, trust=policies.trust, size=(SIZE, SIZE), name="tester"
+        run_dir,
+        bundle=policies.first.path,
+        trust=policies.trust,
+        size=(SIZE, SIZE),
+        name="tester",
+        broker=broker,
     ) as running:
         yield running

@@ -161,6 +161,9 @@ async def test_a_silent_leader_means_hold(sim: SimRobot) -> None:
         assert (await robot.state()).mode == "hold", "a leader that comes back moves nothing by itself"
         await control.enable()
         assert (await robot.state()).mode == "ready"
+        await control.set_mode("teleop")
+        await asyncio.sleep(0.5)
+        assert (await robot.state()).mode == "teleop", "the leader leads again"
 
 
 async def test_a_killed_bus_process_comes_back_without_energising_anything(sim: SimRobot) -> None:
