@@ -91,8 +91,10 @@ def _once(settings: LearnerConfig, control: bool, as_json: bool) -> None:
 
 def _serve(settings: LearnerConfig, as_json: bool) -> None:
     from learner.service import serve
+    from runtime.notify import Notifier
 
     stop = threading.Event()
+    notifier = Notifier.from_environment()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
@@ -102,21 +104,23 @@ def _serve(settings: LearnerConfig, as_json: bool) -> None:
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        notifier.ready("waiting for corrections")
         with _stages() as progress:
             serve(
                 settings,
                 stop,
-                status=_changes(),
+                status=_changes(notifier.status),
                 progress=progress,
                 on_round=lambda report: _show(report, as_json),
             )
     finally:
+        notifier.stopping()
         for number, old in before.items():
             signal.signal(number, old)
 
 
-def _changes() -> Callable[[str], None]:
-    """Says a line only when it is another than the last."""
+def _changes(tell: Callable[[str], None]) -> Callable[[str], None]:
+    """Says a line, also to ``tell``, only when it is another than the last."""
     last = ""
 
     def status(line: str) -> None:
@@ -124,6 +128,7 @@ def _changes() -> Callable[[str], None]:
         if line != last:
             last = line
             say(line)
+            tell(line)
 
     return status
 

@@ -55,7 +55,7 @@ class Demo:
 
     def say(self, text: str) -> None:
         """One line of the story."""
-        self.console.print(f"   {text}", highlight=False)
+        self.console.print(f"   {text}", highlight=False, soft_wrap=True)
 
     def ratchet(self, *arguments: object) -> None:
         """Run a `ratchet` command as a user would; its progress goes to this terminal.
@@ -71,6 +71,10 @@ class Demo:
             raise UsageError(
                 f"ratchet {command[0]} failed (exit status {done.returncode}); its message is above"
             )
+
+    def _show(self, command: list[str]) -> None:
+        shown = " ".join(_short(command, self.out))
+        self.console.print(f"   [cyan]$ ratchet {shown}[/cyan]", highlight=False, soft_wrap=True)
 
     def start(self, *arguments: object) -> subprocess.Popen[bytes]:
         """The same without waiting."""
