@@ -24,7 +24,7 @@ calibration = "{calibration}/koch_follower.json"   # LeRobot's file, or `ratchet
 
 # [bus]
 # watchdog_ms = 100          # silence after which the motors stop by themselves
-# replies = {{ margin_ms = 3.0, max_coast = 3 }}   # patience with a lost reply, in cycles of 1/240 s
+# replies = {{ margin_ms = 3.0, max_coast = 10 }}   # patience with a lost reply, in cycles of 1/240 s
 
 # Without a leader the arm is driven over gRPC (the Teleop call) or by a policy.
 [leader]
@@ -46,7 +46,7 @@ fps = 30
 [control]
 # rate_hz = 30.0
 # execute = 16               # actions used of each chunk
-# task_limit_s = 6.0         # a task not done by then is flagged
+# task_limit_s = 8.0         # a task not done by then is flagged
 
 [policy]
 address = "unix:/run/ratchet/policy.sock"   # where `ratchet serve` listens

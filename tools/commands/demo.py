@@ -6,10 +6,15 @@ import asyncio
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tools.errors import UsageError
+
+if TYPE_CHECKING:  # the demo's parts are heavy: loaded when it runs
+    from tools.demo.story import Demo
+    from tools.sim import SimRobot
 
 EXAMPLES = """
 \b
@@ -31,12 +36,12 @@ def demo(quick: bool, seed: int, out: Path, json_file: Path | None) -> None:
     import uvloop
 
     from tools.demo import plan as plans
-    from tools.demo.story import Demo
+    from tools.demo.story import Demo as Story
 
     plan = plans.quick(seed) if quick else plans.full(seed)
     _fresh_folder(out)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        story = Demo(out.resolve(), plan, runner)
+        story = Story(out.resolve(), plan, runner)
         if quick:
             story.say("quick: every stage is shown, with too little training to promise improvement")
         began = time.monotonic()
@@ -46,10 +51,10 @@ def demo(quick: bool, seed: int, out: Path, json_file: Path | None) -> None:
         raise UsageError("not every promise of the demo held; the table above says which")
 
 
-def _tell(story: Demo) -> None:  # type: ignore[name-defined]  # noqa: F821
+def _tell(story: Demo) -> None:
     """The stages in order."""
     from tools.demo import improve, motor_health, report, teach, worse
-    from tools.sim import start_sim
+    from tools.robot_file import SimPaths
 
     with story.stage(1, "The bench, and an arm that follows a leader"):
         teach.live_demonstrations(story)
@@ -57,17 +62,16 @@ def _tell(story: Demo) -> None:  # type: ignore[name-defined]  # noqa: F821
         teach.lockstep_demonstrations(story)
     with story.stage(3, "A first policy"):
         first = teach.first_policy(story)
-    robot = start_sim(
-        story.out / "robot", bundle=first, allow=[story.work], trust=story.keys, seed=story.plan.seed
-    )
-    with robot as sim:
-        with story.stage(4, "The policy drives the arm at 30 Hz"):
-            improve.crown(story, sim, first)
-            improve.live_policy(story, sim)
-        with story.stage(5, "Failures are flagged, and corrected"):
-            improve.corrections(story)
-        with story.stage(6, "The learner fine-tunes, judges and swaps while the arm runs"):
-            round_report = improve.learning_round(story, sim)
+    with story.stage(4, "The policy drives the arm at 30 Hz"), _robot(story, "drive", first) as sim:
+        improve.crown(story, sim, first)
+        improve.live_policy(story, sim)
+    with story.stage(5, "Failures are flagged, and corrected"):
+        improve.corrections(story)
+    with story.stage(6, "The learner fine-tunes"):
+        learner = improve.start_learner(story, SimPaths(story.robot("improve")).policy)
+    with _robot(story, "improve", first) as sim:
+        with story.stage(6, "… judges, and swaps while the arm drives"):
+            round_report = improve.watch_round(story, sim, learner)
             improve.measure_swap(story, sim, round_report)
         with story.stage(7, "A motor that wears out"):
             model = motor_health.fit(story)
@@ -77,7 +81,15 @@ def _tell(story: Demo) -> None:  # type: ignore[name-defined]  # noqa: F821
         report.audit(story)
 
 
-def _close(story: Demo, json_file: Path | None, seconds: float) -> bool:  # type: ignore[name-defined]  # noqa: F821
+def _robot(story: Demo, name: str, bundle: Path) -> SimRobot:
+    """A simulated robot that serves ``bundle``."""
+    from tools.sim import start_sim
+
+    seed = story.plan.seed
+    return start_sim(story.robot(name), bundle=bundle, allow=[story.work], trust=story.keys, seed=seed)
+
+
+def _close(story: Demo, json_file: Path | None, seconds: float) -> bool:
     """Table, promises, JSON and picture; whether every promise held."""
     from tools.demo import report
 

@@ -27,8 +27,7 @@ TAIL_EPISODES = 1  # episodes the live arm still plays after the learner has pub
 
 def crown(demo: Demo, sim: SimRobot, first: Path) -> None:
     """Register the first bundle: there is nothing to compare it with."""
-    config = learner_config(demo, sim)
-    promotion = open_promotion(config)
+    promotion = open_promotion(learner_config(demo, sim.policy_address))
     try:
         promotion.crown_first(first, "the first policy")
     finally:
@@ -91,14 +90,21 @@ def corrections(demo: Demo) -> None:
     demo.figures["take_overs"] = len(taken)
 
 
-def learning_round(demo: Demo, sim: SimRobot) -> dict[str, Any]:
-    """Stage 6: the learner process fine-tunes, judges and publishes while the arm is running."""
+def start_learner(demo: Demo, policy_address: str) -> subprocess.Popen[bytes]:
+    """Stage 6, first half: the learner process fine-tunes, with and without the corrections.
+
+    Returns once both are trained and the candidate's monitors are calibrated; the process goes on.
+    """
     config = demo.out / "learner.toml"
-    config.write_text(_toml(learner_config(demo, sim)))
+    config.write_text(_toml(learner_config(demo, policy_address)))
     learner = demo.start("learn", "--config", config, "--once", "--control")
-    round_folder = demo.work / "rounds" / "0001"
-    demo.say("the arm waits while weights are trained; it drives again while they are judged and swapped")
-    _wait_for(learner, round_folder / "calibrate.json")
+    _wait_for(learner, _round(demo) / "calibrate.json")
+    return learner
+
+
+def watch_round(demo: Demo, sim: SimRobot, learner: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """Stage 6, second half: the arm drives while the learner judges the candidate and publishes it."""
+    demo.say("the arm drives with the first policy while the candidate is judged and swapped in")
     ended = threading.Event()
 
     def watch() -> None:
@@ -118,7 +124,7 @@ def learning_round(demo: Demo, sim: SimRobot) -> dict[str, Any]:
         raise UsageError("the learner failed; its message is above")
     for episode in run.episodes:
         say_episode(demo, episode)
-    report: dict[str, Any] = json.loads((round_folder / "report.json").read_text())
+    report: dict[str, Any] = json.loads((_round(demo) / "report.json").read_text())
     demo.figures["live_swap"] = run.loop
     demo.figures["live_versions"] = run.versions
     _say_round(demo, report)
@@ -160,7 +166,11 @@ def measure_swap(demo: Demo, sim: SimRobot, report: dict[str, Any]) -> None:
     )
 
 
-def learner_config(demo: Demo, sim: SimRobot | None) -> LearnerConfig:
+def _round(demo: Demo) -> Path:
+    return demo.work / "rounds" / "0001"
+
+
+def learner_config(demo: Demo, policy_address: str | None) -> LearnerConfig:
     """The learner of the demo: where everything is, and the plan's lengths."""
     plan = demo.plan
     return LearnerConfig.model_validate(
@@ -172,7 +182,7 @@ def learner_config(demo: Demo, sim: SimRobot | None) -> LearnerConfig:
             "name": "pick_place",
             "base_where": BASE_WHERE,
             "corrections_where": "interventions > 0 AND outcome = 'success' AND session = 'lockstep'",
-            "policy_server": sim.policy_address if sim else None,
+            "policy_server": policy_address,
             "finetune": {
                 "penalty": 0.1,
                 "train": {

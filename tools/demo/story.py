@@ -34,6 +34,10 @@ class Demo:
         """Where everything recorded ends up."""
         return self.out / "episodes"
 
+    def robot(self, name: str) -> Path:
+        """Run directory of one start of the simulated robot."""
+        return self.out / "robot" / name
+
     @property
     def keys(self) -> Path:
         """The demo's own signing key, trusted by its own servers only."""

@@ -23,7 +23,7 @@ BASE_WHERE = "kind = 'demo' AND outcome = 'success' AND session = 'lockstep'"
 
 def live_demonstrations(demo: Demo) -> None:
     """Stage 1: bench up; the demonstrator moves the leader in real time, the service records."""
-    with start_sim(demo.out / "robot", seed=demo.plan.seed) as sim:
+    with start_sim(demo.robot("teach"), seed=demo.plan.seed) as sim:
         info = sim.bench.info()
         demo.say(
             f"bench: follower {info.follower_port}, leader {info.leader_port} "
@@ -40,7 +40,7 @@ def live_demonstrations(demo: Demo) -> None:
     live.require_success(run, "the demonstrations")
     demo.figures["teleop_loop"] = run.loop
     with EpisodeStore.open(demo.store, create=True) as store:
-        absorb(store, demo.out / "robot" / "episodes")
+        absorb(store, sim.store_path)
 
 
 def lockstep_demonstrations(demo: Demo) -> None:
