@@ -34,8 +34,19 @@ def _import_mlflow() -> Any:
     return mlflow
 
 
+@contextmanager
+def _errors(what: str) -> Iterator[None]:
+    import mlflow.exceptions
+
+    try:
+        yield
+    except mlflow.exceptions.MlflowException as error:
+        line = str(error).splitlines()[0]
+        raise TrackingError(f"cannot {what}: {line}", "check the disk and the database file") from error
+
+
 class Run:
-    """One MLflow run: log numbers by step, parameters, tags."""
+    """One MLflow run: log numbers by step, parameters, tags. Each raises TrackingError."""
 
     def __init__(self, client: Any, entities: Any, run_id: str) -> None:
         self.id = run_id
@@ -46,19 +57,21 @@ class Run:
         """Log (step, value) pairs of one metric."""
         now = int(time.time() * 1000)
         rows = [self._entities.Metric(name, float(v), now, int(s)) for s, v in points]
-        for at in range(0, len(rows), _BATCH):
-            self._client.log_batch(self.id, metrics=rows[at : at + _BATCH])
+        with _errors("log to a run"):
+            for at in range(0, len(rows), _BATCH):
+                self._client.log_batch(self.id, metrics=rows[at : at + _BATCH])
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters; nested tables become dotted names."""
         rows = [self._entities.Param(k, str(v)[:500]) for k, v in _flatten(values)]
-        self._client.log_batch(self.id, params=rows[:100])
+        with _errors("log to a run"):
+            self._client.log_batch(self.id, params=rows[:100])
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags."""
-        self._client.log_batch(
-            self.id, tags=[self._entities.RunTag(k, str(v)[:5000]) for k, v in values.items()]
-        )
+        rows = [self._entities.RunTag(k, str(v)[:5000]) for k, v in values.items()]
+        with _errors("log to a run"):
+            self._client.log_batch(self.id, tags=rows)
 
 
 class Tracker:
@@ -69,7 +82,7 @@ class Tracker:
         root.mkdir(parents=True, exist_ok=True)
         self._mlflow = _import_mlflow()
         uri = f"sqlite:///{(root / 'mlflow.db').absolute()}"
-        with self._errors("open the tracking database"):
+        with _errors("open the tracking database"):
             self.client = self._mlflow.tracking.MlflowClient(tracking_uri=uri, registry_uri=uri)
             found = self.client.get_experiment_by_name(experiment)
             artifacts = (root / "artifacts").absolute().as_uri()
@@ -82,22 +95,22 @@ class Tracker:
         self, name: str, params: Mapping[str, Any], tags: Mapping[str, Any] | None = None
     ) -> Iterator[Run]:
         """A run that is marked FINISHED, or FAILED when the block raises."""
-        with self._errors("start a run"):
+        with _errors("start a run"):
             made = self.client.create_run(self.experiment_id, run_name=name)
         run = Run(self.client, self._mlflow.entities, made.info.run_id)
         status = "FAILED"
         try:
-            with self._errors("log to a run"):
-                run.params(params)
-                run.tags(tags or {})
+            run.params(params)
+            run.tags(tags or {})
             yield run
             status = "FINISHED"
         finally:
-            self.client.set_terminated(run.id, status=status)
+            with _errors("end a run"):
+                self.client.set_terminated(run.id, status=status)
 
     def register(self, model: str, bundle: Path, version: str, run_id: str | None = None) -> str:
         """Add a bundle to the registry under ``model``; returns MLflow's version number as text."""
-        with self._errors("register a bundle"):
+        with _errors("register a bundle"):
             if not self.client.search_registered_models(f"name = '{model}'"):
                 self.client.create_registered_model(model)
             made = self.client.create_model_version(
@@ -111,7 +124,7 @@ class Tracker:
 
     def set_alias(self, model: str, alias: Alias, version: str) -> None:
         """Point ``alias`` at the registered bundle ``version`` (content id). Raises TrackingError."""
-        with self._errors("set an alias"):
+        with _errors("set an alias"):
             found = self._versions(model, version)
             if not found:
                 raise TrackingError(f"bundle {version} is not registered as {model}", "register it first")
@@ -129,14 +142,6 @@ class Tracker:
     def _versions(self, model: str, version: str) -> list[Any]:
         known = self.client.search_model_versions(f"name = '{model}'")
         return [v for v in known if v.tags.get("bundle") == version]
-
-    @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except self._mlflow.exceptions.MlflowException as error:
-            line = str(error).splitlines()[0]
-            raise TrackingError(f"cannot {what}: {line}", "check the disk and the database file") from error
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

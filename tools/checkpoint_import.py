@@ -28,11 +28,12 @@ from policies.keys import KeyPair
 from policies.lerobot import import_lerobot
 from policies.manifest import KOCH_FEATURES, ActionConvention, BundleMeta
 from policies.normalise import Normaliser
+from tools.config import parse
 from tools.errors import UsageError
 
 F64 = npt.NDArray[np.float64]
 
-_MADE_UP = 32
+_MADE_UP = 16
 _GRIPPER = "gripper"
 
 
@@ -77,20 +78,22 @@ def import_checkpoint(source: Source, out: Path, key: KeyPair) -> Bundle:
             raise UsageError(
                 f"--{what}-names has {len(names)} names, the checkpoint {count} values; name each"
             )
-    samples = made_up(model, normaliser.stats) if source.store is None else _recorded(source, model)
-    meta = BundleMeta(
-        name=source.name,
-        robot=robot,
-        rate_hz=source.rate_hz,
-        state_names=state_names,
-        action_names=action_names,
-        action_convention=convention,
-        training={
+    quantised = "made-up observations" if source.store is None else "recorded observations"
+    described = {
+        "name": source.name,
+        "robot": robot,
+        "rate_hz": source.rate_hz,
+        "state_names": state_names,
+        "action_names": action_names,
+        "action_convention": convention,
+        "training": {
             "kind": "import",
             "source": f"lerobot {source.checkpoint.name}",
-            "quantised_with": "made-up observations" if source.store is None else "recorded observations",
+            "quantised_with": quantised,
         },
-    )
+    }
+    meta = parse(BundleMeta, described, "what was said about the checkpoint")
+    samples = made_up(model, normaliser.stats) if source.store is None else _recorded(source, model)
     return export_bundle(model, normaliser, out, key, meta, [samples])
 
 

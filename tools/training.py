@@ -20,8 +20,9 @@ from learner.checkpoint import write_atomic
 from learner.config import TrainConfig
 from learner.data import Dataset
 from learner.described import RobotDescription, describe
-from learner.errors import DataError
+from learner.errors import DataError, TrackingError
 from learner.loading import load_dataset
+from learner.model import act_config
 from learner.tracking import Run
 from learner.train import TrainResult, train
 from policies.bundle import Bundle
@@ -111,6 +112,7 @@ def run(plan: Plan, out: Path, keys: Path, registry: AbstractContextManager[Regi
             fingerprint(store, plan.episodes),
             [store.read(name).digest[:DIGEST_CHARACTERS] for name in plan.episodes],
         )
+    act_config(data.samples, plan.config.model)  # refuses what does not fit, before anything is written
     write_atomic(training_folder(out) / PLAN_FILE, plan.model_dump_json(indent=1).encode())
     if registry is None:
         bundle, result = _train_and_export(plan, out, key, data, None)
@@ -166,7 +168,7 @@ def _train_and_export(
 
 
 class _Points:
-    """Losses on their way to the tracking database, some at a time."""
+    """Losses on their way to the tracking database, some at a time. Training goes on without it."""
 
     def __init__(self, record: Run | None) -> None:
         self._record = record
@@ -179,8 +181,12 @@ class _Points:
             self.flush()
 
     def flush(self) -> None:
-        if self._record is not None and self._waiting:
-            self._record.metrics("loss", self._waiting)
+        try:
+            if self._record is not None and self._waiting:
+                self._record.metrics("loss", self._waiting)
+        except TrackingError as error:
+            self._record = None
+            say(f"warning: losses are no longer tracked: {error}")
         self._waiting = []
         self._flushed = time.monotonic()
 

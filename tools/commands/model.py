@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def ls(registry: Path | None, name: str | None, as_json: bool) -> None:
     rows = []
     for root in roots:
         ledger = Ledger(root / LEDGER)
-        rows += [{"registry": root.name, **vars(v), "state": str(v.state)} for v in versions(ledger, root)]
+        rows += [{"registry": root.name, **asdict(v), "state": str(v.state)} for v in versions(ledger, root)]
         ledger.close()
     if as_json:
         show_json(rows)
@@ -77,9 +78,15 @@ def show(
     history = _history(root, opened.version)
     manifest = opened.manifest
     if as_json:
-        found = manifest.model_dump(mode="json")
-        show_json({"version": opened.version, "path": opened.path, "signer": opened.signer,
-                   "manifest": found, "history": [vars(e) for e in history] if history else []})  # fmt: skip
+        show_json(
+            {
+                "version": opened.version,
+                "path": opened.path,
+                "signer": opened.signer,
+                "manifest": manifest.model_dump(mode="json"),
+                "history": [asdict(entry) for entry in history],
+            }
+        )
         return
     show_fields(_summary(opened))
     show_table(["file", ">bytes", "sha256"], [[f.path, f.size, f.sha256] for f in manifest.files])

@@ -5,7 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +24,8 @@ from episodes.writer import WriterConfig
 from policies.manifest import KOCH_FEATURES
 from tools.cli import main
 
-FIXTURES = Path(__file__).parents[3] / "shared" / "fixtures"
+ROOT = Path(__file__).parents[3]
+FIXTURES = Path(__file__).parents[4] / "shared" / "fixtures"
 SIZE = 32
 TICK_NS = 33_333_333
 # A network and a run so small that they take a second.
@@ -53,6 +59,15 @@ class Result:
         assert "Traceback" not in self.err
         assert self.out == ""
         return lines[-1]
+
+
+@dataclass(frozen=True)
+class Toys:
+    """Where the shared toys are (fixture ``toys``); never written to."""
+
+    store: Path
+    keys: Path
+    bundle: Path
 
 
 def ratchet(*arguments: object) -> Result:
@@ -108,3 +123,44 @@ def toy_store(path: Path, episodes: int = 4, **spec: Any) -> Path:
         for number in range(episodes):
             record(store, f"toy-{number}", **spec)
     return path
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """Run the command as a process of its own, one thread each."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tools.cli", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(process: subprocess.Popen[str], path: Path, within_s: float = 100.0) -> None:
+    """Until ``path`` exists; fails when the process ends before."""
+    end = time.monotonic() + within_s
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, f"no {path} within {within_s} s"
+        time.sleep(0.05)
+
+
+def interrupt(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Ctrl-C; its exit code and stderr."""
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    return process.returncode, err
+
+
+@contextlib.contextmanager
+def running(ready: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """The command as a process, from the time ``ready`` exists; killed in the end if it still runs."""
+    process = start(*arguments)
+    try:
+        wait_for(process, ready)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()

@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_helpers import FIXTURES, ratchet, record, toy_store
-from conftest import Toys
+from cli_helpers import FIXTURES, ROOT, Toys, ratchet, record, toy_store
 
 from episodes.spec import EpisodeSpec, StreamSpec
 from episodes.store import EpisodeStore
@@ -181,7 +180,7 @@ def test_a_full_disk_is_one_line_and_leaves_a_sound_store(tmp_path: Path) -> Non
     store = toy_store(tmp_path / "s", 1)
     limited = subprocess.run(
         [sys.executable, "-m", "tools.cli", "episodes", "import", str(source), "--store", str(store)],
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)),
