@@ -117,16 +117,28 @@ def _show(bundle: Bundle, report: OfflineReport, manifest: Manifest) -> None:
             for i, action in enumerate(report.action_names)
         ],
     )
-    click.echo(_verdict(report.scaled))
+    show_table(
+        ["the policy against", ">mean", ">in σ", ">better in", ">better from"],
+        [_against(report, names[n], errors["policy"], errors[n], n) for n in names if n != "policy"],
+    )
 
 
-def _verdict(scaled: dict[str, float]) -> str:
-    policy = scaled["policy"]
-    parts: list[str] = []
-    for name, title in (("last_action", "repeating the last action"), ("mean_action", "the mean action")):
-        change = policy / scaled[name] - 1.0 if scaled[name] > 0 else 0.0
-        parts.append(f"{abs(change):.0%} {'below' if change < 0 else 'above'} {title}")
-    return f"the policy's error in σ is {' and '.join(parts)}"
+def _against(report: OfflineReport, title: str, policy: Errors, other: Errors, name: str) -> list[str]:
+    """One baseline: the policy's error relative to it, in how many columns it is lower, from which step."""
+    won = sum(a < b for a, b in zip(policy.per_dimension, other.per_dimension, strict=True))
+    behind = [i + 1 for i, (a, b) in enumerate(zip(policy.per_step, other.per_step, strict=True)) if a >= b]
+    first = max(behind, default=0) + 1
+    return [
+        title,
+        _change(policy.mean, other.mean),
+        _change(report.scaled["policy"], report.scaled[name]),
+        f"{won} of {len(other.per_dimension)} columns",
+        f"step {first}" if first <= len(policy.per_step) else "no step",
+    ]
+
+
+def _change(value: float, base: float) -> str:
+    return f"{value / base - 1.0:+.0%}" if base > 0 else "n/a"
 
 
 def _digits(value: float) -> str:
