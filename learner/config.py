@@ -40,11 +40,16 @@ class DataConfig(_Frozen):
 
 
 class JitterConfig(_Frozen):
-    """Colour jitter: each factor is drawn per image from [1 − x, 1 + x]."""
+    """Colour jitter: each factor is drawn per image from [1 − x, 1 + x]; ``shift`` moves it by whole pixels.
+
+    A shifted picture is filled by repeating its edge; every picture of a batch has its own shift in
+    [−shift, shift] both ways.
+    """
 
     brightness: float = Field(default=0.2, ge=0.0, lt=1.0)
     contrast: float = Field(default=0.2, ge=0.0, lt=1.0)
     saturation: float = Field(default=0.2, ge=0.0, lt=1.0)
+    shift: int = Field(default=0, ge=0, le=64)
 
 
 class ModelConfig(_Frozen):

@@ -1,4 +1,4 @@
-"""Colour jitter on the batch, vectorised: every picture gets its own draw in one matrix product."""
+"""Augmentation of a batch, vectorised: every picture gets its own shift and its own colour matrix."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ def jitter(pixels: torch.Tensor, config: JitterConfig, generator: torch.Generato
     grey m of the brightened image, saturation s about each pixel's grey lᵀx):
     y = c·b·(s·I + (1 − s)·1·lᵀ)·x + (1 − c)·m, clamped.
     """
+    if config.shift:
+        pixels = shifted(pixels, config.shift, generator)
     count, height, width, _ = pixels.shape
     b, c, s = (
         1.0 + spread * (2.0 * torch.rand(count, generator=generator) - 1.0)
@@ -30,3 +32,13 @@ def jitter(pixels: torch.Tensor, config: JitterConfig, generator: torch.Generato
     offset = ((1.0 - c) * grey)[:, None, None].expand(count, 1, 3)
     y = torch.baddbmm(offset.to(x.device), x, matrix.to(x.device))
     return y.clamp_(0.0, 255.0).reshape(count, height, width, 3)
+
+
+def shifted(pixels: torch.Tensor, shift: int, generator: torch.Generator) -> torch.Tensor:
+    """Each picture of (B, H, W, 3) moved by its own whole pixels within ±``shift``, its edge repeated."""
+    count, height, width, _ = pixels.shape
+    by = torch.randint(-shift, shift + 1, (count, 2), generator=generator).to(pixels.device)
+    rows = (torch.arange(height, device=pixels.device) + by[:, :1]).clamp_(0, height - 1)
+    columns = (torch.arange(width, device=pixels.device) + by[:, 1:]).clamp_(0, width - 1)
+    picture = torch.arange(count, device=pixels.device)[:, None, None]
+    return pixels[picture, rows[:, :, None], columns[:, None, :]]

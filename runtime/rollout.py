@@ -234,11 +234,13 @@ def demonstrate(
     region: Region,
     task: str,
     config: ControlConfig,
+    wear: dict[str, Any] | None = None,
 ) -> bool:
     """One scripted demonstration through the teleoperation path; returns whether the task was done.
 
     The demonstrator moves the leader; the controller turns the leader's pose into waypoints and
-    the servo core lets them through, exactly as for a person's hand.
+    the servo core lets them through, exactly as for a person's hand. ``wear`` is what was done to
+    the arm's motors, for the episode's provenance and name.
     """
     arm.reset(seed, region)
     controller = Controller(config, MonitorBank(MonitorConfig(), {}, DEMONSTRATION_LIMIT_TICKS))
@@ -246,8 +248,8 @@ def demonstrate(
     expert = Demonstrator(arm.world, seed)
     expert.begin()
     if recorder is not None:
-        provenance = {"seed": seed, "region": region, "operator": "scripted demonstrator"}
-        recorder.start(task, "demo", provenance, f"demo-{region}-{seed:06d}")
+        provenance = {"seed": seed, "region": region, "operator": "scripted demonstrator", "wear": wear}
+        recorder.start(task, "demo", provenance, f"{'worn' if wear else 'demo'}-{region}-{seed:06d}")
     settle = 0
     for _ in range(DEMONSTRATION_LIMIT_TICKS):
         observation = arm.observe(render=recorder is not None)

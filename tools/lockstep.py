@@ -27,6 +27,15 @@ _POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
+class MotorFault:
+    """Wear the bench adds to a joint of the follower: friction N·m, heating °C/s."""
+
+    joint: str
+    friction_nm: float
+    heat_c_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """What one process does; written to a file, read by the process."""
 
@@ -41,6 +50,7 @@ class Part:
     take_over: bool = False
     signals: bool = False
     latency: bool = False
+    fault: MotorFault | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +62,20 @@ class Outcome:
 
 
 def demonstrate(
-    store: Path, seeds: Sequence[int], region: str, workers: int, progress: Progress | None = None
+    store: Path,
+    seeds: Sequence[int],
+    region: str,
+    workers: int,
+    progress: Progress | None = None,
+    fault: MotorFault | None = None,
 ) -> int:
-    """Record one scripted demonstration a seed into ``store``; how many fulfilled the task."""
+    """Record one scripted demonstration a seed into ``store``; how many fulfilled the task.
+
+    With ``fault`` the arm's motor is worn; the episodes' names then say so.
+    """
     results = _run(
         [
-            Part("demonstrate", tuple(seeds[i::workers]), region, "", record="store")
+            Part("demonstrate", tuple(seeds[i::workers]), region, "", record="store", fault=fault)
             for i in range(min(workers, len(seeds)))
         ],
         len(seeds),

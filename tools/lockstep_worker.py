@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from runtime.recorder import EpisodeRecorder
 from runtime.rollout import Rollout, RolloutRunner, ScriptedOperator, demonstrate
 from runtime.servo import ServoConfig
 from tools.errors import user_errors
-from tools.lockstep import BATCH, TASK, Part
+from tools.lockstep import BATCH, TASK, MotorFault, Part
 
 ROBOT = "koch"
 
@@ -36,7 +37,8 @@ def main() -> None:
     """Entry point: ``python -m tools.lockstep_worker PART.json``."""
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
     raw = json.loads(Path(sys.argv[1]).read_text())
-    part = Part(**{**raw, "seeds": tuple(raw["seeds"])})
+    fault = MotorFault(**raw["fault"]) if raw["fault"] else None
+    part = Part(**{**raw, "seeds": tuple(raw["seeds"]), "fault": fault})
     try:
         result = _demonstrate(part) if part.kind == "demonstrate" else _rollout(part)
     except user_errors() as error:
@@ -65,9 +67,14 @@ def _demonstrate(part: Part) -> dict[str, Any]:
     rows = []
     with EpisodeStore.open(part.record, create=True, durability="group") as store:
         arm = _arm()
+        if part.fault is not None:
+            joint = JOINTS.index(part.fault.joint)
+            arm.world.faults.friction_nm[joint] = part.fault.friction_nm
+            arm.world.faults.heat_c_s[joint] = part.fault.heat_c_s
         recorder = _recorder(store, arm)
+        wear = asdict(part.fault) if part.fault else None
         for seed in part.seeds:
-            success = demonstrate(arm, recorder, seed, _region(part.region), TASK, ControlConfig())
+            success = demonstrate(arm, recorder, seed, _region(part.region), TASK, ControlConfig(), wear)
             rows.append({"seed": seed, "success": success})
             _note_done(part, len(rows))
     return {"episodes": rows}

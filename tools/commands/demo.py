@@ -69,13 +69,12 @@ def _tell(story: Demo) -> None:
         improve.corrections(story)
     with story.stage(6, "The learner fine-tunes"):
         learner = improve.start_learner(story, SimPaths(story.robot("improve")).policy)
-    with _robot(story, "improve", first) as sim:
-        with story.stage(6, "… judges, and swaps while the arm drives"):
-            round_report = improve.watch_round(story, sim, learner)
-            improve.measure_swap(story, sim, round_report)
-        with story.stage(7, "A motor that wears out"):
-            model = motor_health.fit(story)
-            motor_health.break_motor(story, sim, model)
+    swap = "… judges, and swaps while the arm drives"
+    with story.stage(6, swap), _robot(story, "improve", first) as sim:
+        round_report = improve.watch_round(story, sim, learner)
+        improve.measure_swap(story, sim, round_report)
+    with story.stage(7, "A motor that wears out"):
+        motor_health.break_motor(story, motor_health.fit(story))
     with story.stage(8, "A candidate that is worse, and the audit on fresh seeds"):
         worse.refuse_worse(story)
         report.audit(story)

@@ -15,6 +15,7 @@ from learner.config import LearnerConfig
 from learner.promotion import Promotion
 from learner.serving import PolicyServer
 from learner.tracking import Tracker
+from policies.bundle import reissue
 from tools.demo import live
 from tools.demo.plan import CALIBRATE, GATE, LIVE, SEARCH
 from tools.demo.story import Demo
@@ -90,6 +91,18 @@ def corrections(demo: Demo) -> None:
     demo.figures["take_overs"] = len(taken)
 
 
+def _twin(demo: Demo, sim: SimRobot, version: str) -> str:
+    """The champion's weights under another signed manifest, loaded on the server beside it."""
+    promotion = open_promotion(learner_config(demo, sim.policy_address))
+    try:
+        bundle = promotion.bundle(version)
+        twin = reissue(bundle, demo.work / "twin", promotion.key, evaluation={"twin_of": version})
+        assert promotion.server is not None
+        return promotion.server.load(twin.path, activate=False).version
+    finally:
+        promotion.ledger.close()
+
+
 def start_learner(demo: Demo, policy_address: str) -> subprocess.Popen[bytes]:
     """Stage 6, first half: the learner process fine-tunes, with and without the corrections.
 
@@ -127,15 +140,17 @@ def watch_round(demo: Demo, sim: SimRobot, learner: subprocess.Popen[bytes]) -> 
     report: dict[str, Any] = json.loads((_round(demo) / "report.json").read_text())
     demo.figures["live_swap"] = run.loop
     demo.figures["live_versions"] = run.versions
+    demo.figures["missed_at_publication"] = run.missed_over_swaps()
     _say_round(demo, report)
     return report
 
 
 def measure_swap(demo: Demo, sim: SimRobot, report: dict[str, Any]) -> None:
     """Swap back and forth under the running arm: how long the switch takes, and what the loop noticed."""
-    if report["verdict"] != "promote":
-        demo.say("no swap to time: the candidate was not published")
-        return
+    champion, other = report["champion_after"], report["champion_before"]
+    if champion == other:
+        other = _twin(demo, sim, champion)
+        demo.say("the candidate was not published; the swap is timed between the champion and a twin of it")
 
     async def swaps() -> tuple[list[float], live.LiveRun]:
         times: list[float] = []
@@ -145,7 +160,7 @@ def measure_swap(demo: Demo, sim: SimRobot, report: dict[str, Any]) -> None:
             server = PolicyServer(sim.policy_address)
             try:
                 for _ in range(3):
-                    for version in (report["champion_before"], report["champion_after"]):
+                    for version in (other, champion):
                         reply = await asyncio.to_thread(server.swap, version)
                         times.append(reply.swap_ms)
                         await asyncio.sleep(0.7)
@@ -159,10 +174,11 @@ def measure_swap(demo: Demo, sim: SimRobot, report: dict[str, Any]) -> None:
 
     times, run = demo.runner.run(swaps())
     demo.figures["swap_ms"] = times
+    demo.figures["missed_over_swaps"] = run.missed_over_swaps()
     demo.figures["live_after"] = run.loop
     demo.say(
-        f"{len(times)} swaps under the moving arm: {max(times):.2f} ms at most; "
-        f"ticks missed by the loop since its start: {run.loop['missed']:.0f} of {run.loop['ticks']:.0f}"
+        f"{len(times)} swaps under the moving arm: {max(times):.2f} ms at most, {run.missed_over_swaps()} ticks "
+        f"missed over them ({run.loop['missed']:.0f} of {run.loop['ticks']:.0f} since the service started)"
     )
 
 
@@ -190,9 +206,15 @@ def learner_config(demo: Demo, policy_address: str | None) -> LearnerConfig:
                     "lr": plan.finetune_lr,
                     "warmup": 50,
                     "seed": plan.seed,
+                    "jitter": {"shift": plan.finetune_shift},
                 },
             },
-            "gate": {"min_power": 0.3 if not plan.promise else 0.5, "min_pairs": 10},
+            "gate": {
+                "margin": plan.gate_margin,
+                "effect": 0.2 if plan.promise else 0.5,
+                "min_power": plan.gate_power,
+                "min_pairs": 10,
+            },
             "seeds": {
                 "search": plan.seeds(SEARCH),
                 "gate": plan.seeds(GATE),

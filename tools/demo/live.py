@@ -38,8 +38,23 @@ class LiveRun:
     """What the live arm did, and how its loop kept time."""
 
     episodes: list[LiveEpisode] = field(default_factory=list)
-    versions: list[str] = field(default_factory=list)
+    seen: list[tuple[str, int]] = field(default_factory=list)
     loop: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def versions(self) -> list[str]:
+        """The bundles that drove, in order, without repetition in a row."""
+        names = [version for version, _ in self.seen]
+        return [v for i, v in enumerate(names) if i == 0 or names[i - 1] != v]
+
+    def missed_over_swaps(self) -> int:
+        """Ticks the loop missed from the look before each change of bundle to the third after it.
+
+        ``seen`` holds (bundle, ticks missed since the service started), looked at ten times a second.
+        """
+        changes = [i for i in range(1, len(self.seen)) if self.seen[i][0] != self.seen[i - 1][0]]
+        last = len(self.seen) - 1
+        return sum(self.seen[min(i + 3, last)][1] - self.seen[i - 1][1] for i in changes)
 
 
 async def demonstrations(sim: SimRobot, seeds: list[int], region: str) -> LiveRun:
@@ -86,9 +101,8 @@ async def _policy_episode(sim: SimRobot, robot: RobotClient, control: Control, r
     reply = await control.start_episode(TASK)
     while time.monotonic() - began < EPISODE_S + 0.3:  # past the limit, so that its monitor has spoken
         await asyncio.sleep(_POLL_S)
-        version = (await robot.state()).policy
-        if version and (not run.versions or run.versions[-1] != version):
-            run.versions.append(version)
+        state = await robot.state()
+        run.seen.append((state.policy, int(state.loop.missed)))
         if (await asyncio.to_thread(sim.bench.task)).success:
             break
     return await _end(sim, control, reply.id, began)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 from episodes.store import EpisodeStore
-from learner.health.model import HealthModel, MotorHealth
+from learner.health.model import HealthModel
 from learner.health.telemetry import read_telemetry
-from tools.demo import live
-from tools.demo.plan import LIVE
+from tools.demo.plan import HEALTH
 from tools.demo.story import Demo
 from tools.demo.teach import BASE_WHERE
-from tools.sim import SimRobot
+from tools.lockstep import MotorFault, demonstrate
 
+EPISODES = 6
 JOINT = "elbow_flex"
 FRICTION_NM = 0.08
 HEAT_C_S = 1.0
@@ -28,28 +31,30 @@ def fit(demo: Demo) -> HealthModel:
     return model
 
 
-def break_motor(demo: Demo, sim: SimRobot, model: HealthModel) -> None:
-    """A healthy live episode, then the same with friction and heat added to one motor."""
-    first = demo.plan.seeds(LIVE) + 400
-    runs = {}
-    runs["healthy"] = demo.runner.run(live.demonstrations(sim, [first], "covered"))
-    sim.bench.motor_fault(JOINT, friction=FRICTION_NM, heat=HEAT_C_S)
-    demo.say(f"the bench adds {FRICTION_NM} N·m of friction and {HEAT_C_S} °C/s to {JOINT}")
-    runs["worn"] = demo.runner.run(live.demonstrations(sim, [first + 1], "covered"))
-    sim.bench.motor_fault(JOINT)
-    demo.figures["health"] = {"joint": JOINT, "threshold": model.threshold}
-    for name, run in runs.items():
-        scores = _score(sim, model, run.episodes[0].id)
-        flagged = [score.joint for score in scores if score.flagged]
-        worst = max(scores, key=lambda score: score.score)
-        highest = f"highest score {worst.score:.1f} ({worst.joint}, {worst.evidence['worst']})"
-        demo.say(f"{name}: flagged {', '.join(flagged) or 'nothing'}; {highest}")
-        demo.figures["health"][name] = {
-            "flagged": flagged,
-            "scores": {score.joint: score.score for score in scores},
-        }
+def break_motor(demo: Demo, model: HealthModel) -> None:
+    """Healthy episodes on fresh seeds, then the same scenes with friction and heat added to one motor."""
+    first = demo.plan.seeds(HEALTH)
+    seeds = list(range(first, first + EPISODES))
+    fault = MotorFault(JOINT, FRICTION_NM, HEAT_C_S)
+    demo.figures["health"] = {"joint": JOINT, "threshold": model.threshold, "episodes": EPISODES}
+    for name, wear in (("healthy", None), ("worn", fault)):
+        if wear is not None:
+            demo.say(f"the bench adds {FRICTION_NM} N·m of friction and {HEAT_C_S} °C/s to {JOINT}")
+        store = demo.out / f"health-{name}"
+        demonstrate(store, seeds, "covered", demo.plan.workers, fault=wear)
+        flagged = _flagged(store, model)
+        demo.say(f"{name}: {_words(flagged)}")
+        demo.figures["health"][name] = {"flagged": dict(flagged)}
 
 
-def _score(sim: SimRobot, model: HealthModel, episode: str) -> list[MotorHealth]:
-    with EpisodeStore.open(sim.store_path, create=False, mode="r") as store:
-        return model.score(read_telemetry(store.read(episode)))
+def _flagged(path: Path, model: HealthModel) -> Counter[str]:
+    """In how many of the store's episodes each motor is flagged."""
+    with EpisodeStore.open(path, create=False, mode="r") as store:
+        scores = [model.score(read_telemetry(store.read(name))) for name in sorted(store.ids())]
+    return Counter(score.joint for episode in scores for score in episode if score.flagged)
+
+
+def _words(flagged: Counter[str]) -> str:
+    if not flagged:
+        return f"no motor flagged in {EPISODES} episodes"
+    return ", ".join(f"{joint} flagged in {count} of {EPISODES} episodes" for joint, count in flagged.items())

@@ -28,10 +28,13 @@ class Plan(BaseModel):
     train_steps: int = 500
     train_lr: float = 1e-3
     calibration_rollouts: int = 90
-    unattended: int = 260
+    unattended: int = 300
     finetune_steps: int = 450
     finetune_lr: float = 6e-4
+    finetune_shift: int = 3
     gate_pairs: int = 200
+    gate_margin: float = 0.10
+    gate_power: float = 0.5
     audit_pairs: int = 200
     live_episodes: int = 2
     workers: int = 2
@@ -58,10 +61,12 @@ def quick(seed: int) -> Plan:
         unattended=40,
         finetune_steps=80,
         gate_pairs=60,
+        gate_margin=0.35,
+        gate_power=0.2,
         audit_pairs=60,
         live_episodes=1,
     )
 
 
 # Kinds of seeds, for ``Plan.seeds``.
-DEMONSTRATE, SEARCH, GATE, AUDIT, CALIBRATE, LIVE = range(6)
+DEMONSTRATE, SEARCH, GATE, AUDIT, CALIBRATE, LIVE, HEALTH = range(7)
