@@ -31,6 +31,10 @@ class ControlConfig(BaseModel):
         default=8.0, ge=0.5, le=3600.0, description="a task not done by then is flagged"
     )
 
+    hold_on_doubt: bool = Field(
+        default=False, description="hold and wait for a person when the monitors ask for help"
+    )
+
     @property
     def period_ns(self) -> int:
         """Length of a tick in nanoseconds."""

@@ -248,6 +248,9 @@ class ControlLoop:
         for flag in result.flags:
             self.flags.append(flag)
             log.info("flag kind=%s score=%.2f", flag.kind, flag.score)
+        controller = self._controller
+        if controller.config.hold_on_doubt and self.state is State.POLICY and controller.bank.ask_help:
+            self.handle(Event.HOLD, "the policy is unsure in an unfamiliar place; a person is needed")
 
     def _record(self, observation: Observation, result: TickResult, wake: Wake) -> None:
         """Hand the tick to the recorder, whose trouble with the disk is not the arm's."""

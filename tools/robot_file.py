@@ -90,7 +90,7 @@ class SimOptions:
     fleet_host: str | None = None
     fleet_port: int = 1883
     fleet_keys: Mapping[str, str] = field(default_factory=dict)
-    task_limit_s: float = 6.0
+    task_limit_s: float = 8.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -329,3 +329,14 @@ def test_flags_outlive_a_take_over(bench: Bench) -> None:
     bench.tick(3)
     assert "lost_replies" in {flag.kind for flag in bench.loop.finish_episode()}
     bench.recorder.discard()
+
+
+@pytest.mark.parametrize("hold_on_doubt", [False, True])
+def test_an_unsure_policy_waits_for_a_person_where_that_is_configured(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, hold_on_doubt: bool
+) -> None:
+    bench.loop._controller.config = ControlConfig(hold_on_doubt=hold_on_doubt)
+    monkeypatch.setattr(MonitorBank, "ask_help", property(lambda _: True))
+    bench.go(Event.ENABLE, Event.POLICY)
+    bench.tick(3)
+    assert bench.loop.state is (State.HOLD if hold_on_doubt else State.POLICY)

@@ -177,8 +177,9 @@ def measure_swap(demo: Demo, sim: SimRobot, report: dict[str, Any]) -> None:
     demo.figures["missed_over_swaps"] = run.missed_over_swaps()
     demo.figures["live_after"] = run.loop
     demo.say(
-        f"{len(times)} swaps under the moving arm: {max(times):.2f} ms at most, {run.missed_over_swaps()} ticks "
-        f"missed over them ({run.loop['missed']:.0f} of {run.loop['ticks']:.0f} since the service started)"
+        f"{len(times)} swaps under the moving arm: {max(times):.2f} ms at most, "
+        f"{run.missed_over_swaps()} ticks missed over them "
+        f"({run.loop['missed']:.0f} of {run.loop['ticks']:.0f} since the service started)"
     )
 
 
