@@ -397,6 +397,6 @@ def test_encryption_is_the_default() -> None:
 
 async def test_no_server_is_one_line(tmp_path: Path) -> None:
     async with RobotClient(f"unix:{tmp_path}/none.sock", timeout_s=1.0) as client:
-        with pytest.raises(RobotCallError, match="no robot answers at .*ratchet up") as caught:
+        with pytest.raises(RobotCallError, match=r"no robot answers at .*ratchet up") as caught:
             await client.state()
         assert "\n" not in str(caught.value)
