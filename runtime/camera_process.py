@@ -25,6 +25,7 @@ from hal.errors import CameraError
 from hal.types import Camera, Frame
 from runtime.errors import RingError
 from runtime.ring import RingWriter, frame_dtype
+from runtime.streams import NS
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,9 @@ class CameraProcessConfig(BaseModel):
         default=1.0, gt=0.0, le=30.0, description="a camera silent for longer is reopened"
     )
     retry_s: float = Field(default=1.0, gt=0.0, le=60.0)
+    frozen_s: float = Field(
+        default=1.0, gt=0.0, le=30.0, description="a picture that does not change for longer is withheld"
+    )
 
     def ring(self, name: str) -> Path:
         """Path of a camera's frames."""
@@ -89,6 +93,7 @@ class CameraWorker:
         self._stop = stop
         self._frames = RingWriter(config.ring(name), frame_dtype(spec.height, spec.width))
         self._status = RingWriter(config.status(name), STATUS)
+        self._changed_ns = 0
 
     def run(self) -> None:
         """Open, read until it fails, report, wait, open again."""
@@ -117,12 +122,25 @@ class CameraWorker:
                 f"camera {self._name} delivers {frame.image.shape}, not {wanted}",
                 "set its width and height to what it can do",
             )
+        if not frame.repeated:
+            self._changed_ns = frame.t_ns
+        elif frame.t_ns - self._changed_ns > self._config.frozen_s * NS:
+            self._frozen()
+            return
         record = self._frames.record
         record["seq"], record["t_ns"], record["repeated"] = frame.seq, frame.t_ns, frame.repeated
         record["image"] = frame.image
         self._frames.push()
         self._status.record["frames"] += 1
         self._report(ok=True, message="")
+
+    def _frozen(self) -> None:
+        """Withhold a picture that stands still, so that it grows old and no policy drives by it."""
+        if bool(self._status.record["ok"]):
+            message = f"camera {self._name} shows the same picture again and again; plug it in again"
+            log.error("camera frozen name=%s", self._name)
+            self._status.record["failures"] += 1
+            self._report(ok=False, message=message)
 
     def _failed(self, error: CameraError) -> None:
         if bool(self._status.record["ok"]) or int(self._status.record["failures"]) == 0:

@@ -64,3 +64,10 @@ class Broker:
         if process is not None:
             process.terminate()
             process.wait(timeout=10)
+
+    def kill(self) -> None:
+        """End it as a power cut would: no goodbye to anybody, nothing saved."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait(timeout=10)

@@ -34,7 +34,9 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 def config(run_dir: Path, source: str = "x") -> CameraProcessConfig:
     spec = CameraSpec(source=source, width=WIDTH, height=HEIGHT)
-    return CameraProcessConfig(cameras={"front": spec}, run_dir=run_dir, timeout_s=0.5, retry_s=0.05)
+    return CameraProcessConfig(
+        cameras={"front": spec}, run_dir=run_dir, timeout_s=0.5, retry_s=0.05, frozen_s=0.5
+    )
 
 
 class FakeCamera:
@@ -44,7 +46,7 @@ class FakeCamera:
         self.name = "front"
         self.seq = 0
         self.opened = self.closed = 0
-        self.refuse_start = self.fail = self.wrong_size = False
+        self.refuse_start = self.fail = self.wrong_size = self.frozen = False
 
     def start(self) -> None:
         self.opened += 1
@@ -58,7 +60,7 @@ class FakeCamera:
         self.seq += 1
         size = (HEIGHT, WIDTH // 2, 3) if self.wrong_size else (HEIGHT, WIDTH, 3)
         image = np.full(size, self.seq % 256, np.uint8)
-        return Frame("front", self.seq, time.monotonic_ns(), image, repeated=self.seq % 10 == 0)
+        return Frame("front", self.seq, time.monotonic_ns(), image, self.frozen or self.seq % 10 == 0)
 
     def stop(self) -> None:
         self.closed += 1
@@ -114,6 +116,25 @@ def test_failing_camera_is_reported_and_comes_back(worker: tuple[FakeCamera, Cam
     assert status is not None
     assert status.ok
     assert status.message == ""
+
+
+def test_a_picture_that_stands_still_is_withheld_until_it_moves(
+    worker: tuple[FakeCamera, CameraHandle],
+) -> None:
+    camera, handle = worker
+    until(lambda: handle.latest() is not None, "a frame")
+    camera.frozen = True
+    until(lambda: handle.latest() is None, "the last picture to grow old")
+    status = handle.status()
+    assert status is not None
+    assert not status.ok
+    assert "same picture" in status.message
+    assert camera.opened == 1
+    camera.frozen = False
+    until(lambda: handle.latest() is not None, "pictures again")
+    status = handle.status()
+    assert status is not None
+    assert status.ok
 
 
 def test_pictures_of_another_size_are_an_error(worker: tuple[FakeCamera, CameraHandle]) -> None:

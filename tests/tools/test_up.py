@@ -19,8 +19,8 @@ import pytest
 from episodes.store import EpisodeStore
 from runtime.nouns import Source
 from runtime.remote.client import RobotCallError, RobotClient
+from tests.tiny_policy import Policies
 from tests.tools.acting import TIMEOUT_S, driving, processes, until_mode
-from tests.tools.conftest import Policies
 from tools.errors import UsageError
 from tools.sim import SimRobot, start_sim
 

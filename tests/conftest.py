@@ -1,0 +1,30 @@
+"""What the tests of several folders share."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:  # torch is loaded by the tests that need it
+    from tests.tiny_policy import Policies
+
+
+@pytest.fixture(scope="session")
+def policies(tmp_path_factory: pytest.TempPathFactory) -> Policies:
+    """Two signed bundles of one untrained policy."""
+    from tests.tiny_policy import export_policies
+
+    return export_policies(tmp_path_factory.mktemp("bundles"))
+
+
+@pytest.fixture(scope="module")
+def short_dir() -> Iterator[Path]:
+    """A directory with a short name: a unix socket's path has at most 107 bytes."""
+    directory = Path(tempfile.mkdtemp(prefix="ratchet-"))
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
