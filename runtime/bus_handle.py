@@ -77,7 +77,7 @@ class BusHandle:
         self._files.config.write_text(self.config.model_dump_json())
         begun_ns = time.monotonic_ns()
         command = [sys.executable, "-m", "runtime.bus_process", "--config", str(self._files.config)]
-        command += ["--parent", str(os.getpid())]
+        command += ["--parent", str(os.getpid()), "--log", logging.getLevelName(log.getEffectiveLevel())]
         # The kernel's death signal follows the thread that started a process, so it suits the main one only.
         if threading.current_thread() is threading.main_thread():
             command.append("--die-with-thread")
@@ -197,7 +197,10 @@ class BusHandle:
             requests.record["op"], requests.record["argument"] = op, argument
             index = requests.push()
             deadline = time.monotonic() + timeout_s
-            while time.monotonic() < deadline and self.pid is not None:
+            over = False
+            while not over:
+                # Looked at once more afterwards: a process that stops answers with its last breath.
+                over = time.monotonic() > deadline or self.pid is None
                 first, records = replies.since(seen)
                 for record in records:
                     if int(record["request"]) == index:

@@ -124,7 +124,8 @@ class ArmLink:
         """The arm is out of reach: latch why, try again later."""
         fault = Fault.PORT if isinstance(error, PortError) else Fault.MOTOR
         if self.fault not in (Fault.PORT, Fault.MOTOR):
-            log.error("bus fault=%s %s", fault.name, error)
+            # An arm that was never reached is reported by whoever starts it.
+            log.log(logging.ERROR if self._opened else logging.INFO, "bus fault=%s %s", fault.name, error)
         self._linked = False
         self._retry_ns = time.monotonic_ns() + self._reconnect_ns
         self.fault, self.message = fault, str(error)

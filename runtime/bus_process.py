@@ -138,8 +138,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True, help="BusConfig as JSON")
     parser.add_argument("--parent", type=int, required=True, help="process to die with")
     parser.add_argument("--die-with-thread", action="store_true", help="also ask the kernel to kill it then")
+    parser.add_argument("--log", default="INFO", help="level of what is logged")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=options.log, format="%(levelname)s %(name)s %(message)s")
     if options.die_with_thread and not die_with_parent(options.parent):
         return 0
     try:
@@ -150,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run(config, options.parent)
     except (HalError, RuntimeFault, ValueError) as error:
-        log.error("bus process cannot begin arm=%s: %s", config.arm, error)
+        log.info("bus process cannot begin arm=%s: %s", config.arm, error)  # the handle tells its user
         _write_report(config.files, error=str(error))
         return EXIT_CONFIG
     return 0

@@ -90,7 +90,13 @@ class CameraSet:
         path.write_text(self.config.model_dump_json())
         command = [sys.executable, "-m", "runtime.camera_process", "--config", str(path)]
         self._process = subprocess.Popen(
-            [*command, "--parent", str(os.getpid())],
+            [
+                *command,
+                "--parent",
+                str(os.getpid()),
+                "--log",
+                logging.getLevelName(log.getEffectiveLevel()),
+            ],
             stdin=subprocess.DEVNULL,
             cwd=Path(__file__).resolve().parent.parent,
         )

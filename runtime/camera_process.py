@@ -193,8 +193,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="runtime.camera_process", description="run the cameras of a robot")
     parser.add_argument("--config", type=Path, required=True, help="CameraProcessConfig as JSON")
     parser.add_argument("--parent", type=int, required=True, help="process to end with")
+    parser.add_argument("--log", default="INFO", help="level of what is logged")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=options.log, format="%(levelname)s %(name)s %(message)s")
     try:
         run(CameraProcessConfig.model_validate_json(options.config.read_text()), options.parent)
     except (OSError, ValidationError, RingError) as error:

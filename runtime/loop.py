@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from episodes.errors import StoreError
@@ -142,6 +142,15 @@ class ControlLoop:
     def remote_goal(self, position: Vector, age_ns: int) -> None:
         """A joint goal from a remote operator, rad (6,), ``age_ns`` old; counts for 200 ms."""
         self._remote_goal = (position, time.monotonic_ns() - age_ns)
+
+    def blind(self, cameras: Collection[str] | None = None) -> list[str]:
+        """Which of ``cameras`` (default: the robot's) give no fresh picture, or are not there."""
+        handles = self._cameras
+        return [
+            name
+            for name in (handles if cameras is None else cameras)
+            if name not in handles or handles[name].latest() is None
+        ]
 
     def begin_episode(self) -> None:
         """Monitors start afresh with the episode that is about to be recorded; the motion goes on."""

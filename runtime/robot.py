@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from episodes.errors import StoreError
@@ -18,7 +18,7 @@ from runtime.errors import BusProcessError
 from runtime.loop import ControlLoop
 from runtime.monitors.thresholds import ThresholdError
 from runtime.policy_client import PolicyClient
-from runtime.policy_types import PolicyClientError
+from runtime.policy_types import PolicyClientError, SlotStatus
 from runtime.recorder import EpisodeRecorder
 from runtime.remote.errors import RefusedError, UnavailableError
 from runtime.remote.facade import EpisodeOutcome, EpisodeResult, RequestedMode, RobotSnapshot
@@ -138,7 +138,8 @@ class Robot:
                 await self._make_ready(stops)
             self._require(event)
             if event is Event.POLICY:
-                await self.calibrate_monitors()
+                active = await self.calibrate_monitors()
+                await self._see_pictures(active.cameras)
                 self._not_stopped_since(stops)
                 self._require(event)
             self._loop.handle(event, f"{mode} asked for")
@@ -178,8 +179,8 @@ class Robot:
         await self.calibrate_monitors()
         return version
 
-    async def calibrate_monitors(self) -> None:
-        """Give the monitors the thresholds that belong to the weights that serve now."""
+    async def calibrate_monitors(self) -> SlotStatus:
+        """Give the monitors the thresholds that belong to the weights that serve now, and return those."""
         try:
             active = (await self._policy.status(manifests=True)).active
         except PolicyClientError as error:
@@ -191,6 +192,7 @@ class Robot:
         except ThresholdError as error:
             raise UnavailableError(f"bundle {active.version}: {error}") from error
         self._loop.policy_version = active.version
+        return active
 
     # --- episodes ----------------------------------------------------------------------------------
 
@@ -198,6 +200,7 @@ class Robot:
         async with self._one_at_a_time:
             if self._recorder.running is not None:
                 raise RefusedError(f"episode {self._recorder.running} is running", "end it first")
+            await self._see_pictures()
             kind: Kind = "rollout" if self._loop.state is State.POLICY else "demo"
             provenance = {"policy": self._loop.policy_version} if kind == "rollout" else {}
             try:
@@ -266,6 +269,17 @@ class Robot:
             await asyncio.to_thread(request)
         except BusProcessError as error:
             raise UnavailableError(str(error)) from error
+
+    async def _see_pictures(self, cameras: Collection[str] | None = None) -> None:
+        """Give ``cameras`` (all) a moment; neither a demonstration nor a policy is of use without."""
+        deadline = time.monotonic() + _SEEN_S
+        while blind := self._loop.blind(cameras):
+            if time.monotonic() > deadline:
+                raise UnavailableError(
+                    f"camera {', '.join(blind)} gives no fresh picture",
+                    "check its cable; `ratchet doctor` says more",
+                )
+            await asyncio.sleep(_POLL_S)
 
     async def _see(self, condition: Callable[[BusSample], bool], otherwise: str) -> None:
         """The bus process has granted a request; wait until a sample shows it."""

@@ -20,7 +20,7 @@ from runtime.fleet.client import RobotStatus, watch_presence
 from runtime.fleet.config import FleetConfig
 from runtime.remote.client import RobotCallError
 from tests.faults.rig import NAME, TIMEOUT_S, Pace, Rig, drives, goals, positions, record, until, until_seen
-from tests.tools.acting import driving, processes, until_mode
+from tests.tools.acting import driving, processes, ratchet, until_mode
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -106,6 +106,24 @@ async def test_a_policy_that_sees_nothing_new_holds(rig: Rig, mode: str) -> None
                 rig.sim.bench.camera_fault("front", "ok")
         await until(lambda: rig.health()["camera.front"]["ok"], "the camera is well again")
         await until_seen(lambda: drives(robot), "the policy drives again")
+
+
+async def test_without_a_picture_nothing_is_recorded(rig: Rig) -> None:
+    known = rig.digests()
+    rig.sim.bench.camera_fault("wrist", "gone")
+    try:
+        await until(lambda: not rig.health()["camera.wrist"]["ok"], "the camera is gone")
+        code, error = await asyncio.to_thread(
+            ratchet, "record", "--dir", rig.sim.paths.run_dir, "--task", "x", "--episode-seconds", "1"
+        )
+    finally:
+        rig.sim.bench.camera_fault("wrist", "ok")
+    assert code == 2
+    (line,) = error.strip().splitlines()
+    assert line.startswith("ratchet: ")
+    assert "camera wrist gives no fresh picture; check its cable" in line
+    assert rig.digests() == known
+    await until(lambda: rig.health()["camera.wrist"]["ok"], "the camera is well again")
 
 
 async def test_a_full_disk_ends_the_recording_and_not_the_control(rig: Rig) -> None:
@@ -226,3 +244,6 @@ async def test_a_killed_service_stops_the_arm_and_keeps_the_episode(rig: Rig) ->
         assert (await robot.state()).mode == "off", "nobody enabled it"
     if rig.broker is not None:
         assert (await presence(rig)).state == "ONLINE"
+    assert await asyncio.to_thread(rig.sim.stop) == 0
+    assert rig.processes() == []
+    assert not rig.sim.paths.ready.exists()

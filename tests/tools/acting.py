@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from tools.cli import cli
 from tools.sim import SimRobot
 
 TIMEOUT_S = 30.0
+ROOT = Path(__file__).parents[2]
 
 
 async def until_mode(robot: RobotClient, mode: str, timeout_s: float = TIMEOUT_S) -> pb.RobotState:
@@ -56,6 +59,19 @@ def processes(*words: str) -> list[int]:
             if state != "Z" and all(word in command for word in words):
                 found.append(int(entry.name))
     return found
+
+
+def ratchet(*arguments: str | Path, timeout_s: float = 60.0) -> tuple[int, str]:
+    """Exit code and error output of a `ratchet` that is a process of its own and ends by itself."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.cli", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    return done.returncode, done.stderr
 
 
 def call(*arguments: str | Path) -> Result:

@@ -1,14 +1,11 @@
-"""`ratchet up --sim`, as its user has it: real processes, real buses, gRPC over a unix socket."""
+"""`ratchet up --sim`, as its user has it: real processes, real buses, gRPC over a unix socket.
+
+What is done to it while it works is in tests/faults, what it is started with in tests/test_bad_input.py.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +17,7 @@ from episodes.store import EpisodeStore
 from runtime.nouns import Source
 from runtime.remote.client import RobotCallError, RobotClient
 from tests.tiny_policy import Policies
-from tests.tools.acting import TIMEOUT_S, driving, processes, until_mode
+from tests.tools.acting import TIMEOUT_S, driving, ratchet, until_mode
 from tools.errors import UsageError
 from tools.sim import SimRobot, start_sim
 
@@ -166,27 +163,6 @@ async def test_a_silent_leader_means_hold(sim: SimRobot) -> None:
         assert (await robot.state()).mode == "teleop", "the leader leads again"
 
 
-async def test_a_killed_bus_process_comes_back_without_energising_anything(sim: SimRobot) -> None:
-    async with driving(sim, "teleop") as (robot, control):
-        (victim,) = processes("runtime.bus_process", str(sim.paths.run_dir), "follower.config")
-        os.kill(victim, signal.SIGKILL)
-        state = await until_mode(robot, "fault")
-        assert state.reason
-        await eventually(
-            lambda: (
-                processes("runtime.bus_process", str(sim.paths.run_dir), "follower.config")
-                not in ([], [victim])
-            ),
-            "another bus process",
-        )
-        cycles = (await robot.state()).loop.bus_cycles
-        await asyncio.sleep(3.0)
-        assert (await robot.state()).loop.bus_cycles != cycles, "it reads the arm again"
-        assert (await robot.state()).mode == "fault", "nobody enabled it"
-        await control.enable()
-        assert (await robot.state()).mode == "ready"
-
-
 async def test_a_second_service_disturbs_nothing(sim: SimRobot) -> None:
     before = sim.bench.info().pid
     with pytest.raises(UsageError, match="already runs"):
@@ -196,88 +172,8 @@ async def test_a_second_service_disturbs_nothing(sim: SimRobot) -> None:
         assert (await robot.state()).robot == "tester"
 
 
-async def test_without_its_policy_server_the_arm_holds(sim: SimRobot) -> None:
-    async with driving(sim, "policy") as (robot, control):
-        await asyncio.sleep(1.0)
-        (server,) = processes("policy_server", sim.policy_address)
-        os.kill(server, signal.SIGKILL)
-        await asyncio.sleep(2.5)  # the last chunk is finished, then nothing is asked any more
-        goal = np.array((await robot.state()).goal)
-        ticks = (await robot.state()).loop.ticks
-        await asyncio.sleep(0.5)
-        state = await robot.state()
-        assert state.mode == "policy"
-        assert state.loop.ticks > ticks
-        np.testing.assert_allclose(np.array(state.goal), goal, atol=1e-6)
-        await control.set_mode("hold")
-        with pytest.raises(RobotCallError, match="policy server"):
-            await control.set_mode("policy")
-
-
-def test_killed_it_leaves_no_process_and_no_episode_behind() -> None:
-    """Like a power cut; started again in the same place it recovers the episode. Then an orderly end."""
-    directory = Path(tempfile.mkdtemp(prefix="ratchet-"))
-    try:
-        first = start_sim(directory, size=(32, 32))
-        episode = asyncio.run(_begin_episode(first))
-        first.kill()
-        deadline = time.monotonic() + TIMEOUT_S
-        while left := processes(str(directory)):
-            assert time.monotonic() < deadline, f"still running: {left}"
-            time.sleep(0.1)
-        second = start_sim(directory, size=(32, 32))
-        with EpisodeStore.open(second.store_path, create=False, mode="r") as store:
-            assert store.read(episode).meta.recovered
-        assert second.stop() == 0
-        assert processes(str(directory)) == []
-        assert not second.paths.ready.exists()
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-async def _begin_episode(sim: SimRobot) -> str:
-    async with driving(sim, "teleop") as (_, control):
-        started = await control.start_episode("lost")
-        await asyncio.sleep(1.5)
-        return str(started.id)
-
-
-def up(*arguments: str | Path) -> tuple[int, str]:
-    """Exit status and error output of a `ratchet up` that must end by itself."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.cli", "up", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.returncode, done.stderr
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (("port = ", 'port = "/dev/nowhere" #'), "/dev/nowhere"),
-        (("uncalibrated = true", 'calibration = "absent.json"'), "calibration absent.json"),
-        (("[control]", "[control]\nrate = 30"), "did you mean 'rate_hz'"),
-    ],
-)
-def test_what_cannot_start_says_so_in_one_line(
-    sim: SimRobot, tmp_path: Path, change: tuple[str, str], says: str
-) -> None:
-    lines = sim.config_path.read_text().replace(str(sim.paths.run_dir), str(tmp_path))
-    config = tmp_path / "ratchet.toml"
-    config.write_text(lines.replace(*change))
-    status, error = up("--config", config)
-    assert status == 2
-    last = error.strip().splitlines()[-1]
-    assert last.startswith("ratchet: ")
-    assert says in last
-    assert "Traceback" not in error
-
-
 def test_a_run_directory_in_use_is_named(sim: SimRobot) -> None:
-    status, error = up("--config", sim.config_path)
+    status, error = ratchet("up", "--config", sim.config_path)
     assert status == 2
     assert "already runs" in error
 
@@ -286,6 +182,6 @@ def test_a_store_in_use_is_named(sim: SimRobot, tmp_path: Path) -> None:
     config = tmp_path / "ratchet.toml"
     lines = sim.config_path.read_text().replace(f"{sim.paths.run_dir}/run", f"{tmp_path}/run")
     config.write_text(lines)
-    status, error = up("--config", config)
+    status, error = ratchet("up", "--config", config)
     assert status == 2
     assert "is being written by process" in error
