@@ -193,9 +193,9 @@ def picture(demo: Demo, path: Path) -> None:
     left.set_ylim(0, 1)
     left.set_title(f"Success over the whole table, {judged['pairs']} fresh paired seeds")
     with EpisodeStore.open(demo.store, create=False, mode="r") as store:
-        ids = store.select("interventions > 0 AND flags > 0") or store.select("interventions > 0")
-        if ids:
-            _traces(right, store.read(sorted(ids)[0]))
+        corrected = "SELECT id FROM episodes WHERE interventions > 0 ORDER BY flags DESC, id LIMIT 1"
+        for row in store.query(corrected):  # the one with most to see
+            _traces(right, store.read(row["id"]))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -25,7 +25,7 @@ class Demo:
     out: Path
     plan: Plan
     runner: asyncio.Runner
-    console: Console = field(default_factory=Console)
+    console: Console = field(default_factory=lambda: _console())
     figures: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -87,6 +87,11 @@ class Demo:
             f"   [cyan]$ ratchet {' '.join(_short(command, self.out))}[/cyan]", highlight=False
         )
         return subprocess.Popen(ratchet_command(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def _console() -> Console:
+    """As wide as the terminal; without one, wide enough for the table."""
+    return Console() if sys.stdout.isatty() else Console(width=118)
 
 
 def ratchet_command(arguments: list[str]) -> list[str]:
