@@ -39,6 +39,8 @@ def query(catalogue: Catalogue, sql: str) -> list[dict[str, Any]]:
         db.execute("SET enable_external_access = false")
         db.execute("SET lock_configuration = true")
         try:
+            if any(s.type is not duckdb.StatementType.SELECT for s in db.extract_statements(sql)):
+                raise QueryError("only SELECT statements are answered; the catalogue is read, never written")
             cursor = db.execute(sql)
             names = [d[0] for d in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import logging
 import sys
+from typing import NoReturn
 
 import click
 
@@ -72,8 +74,8 @@ class LazyVerbs(click.Group):
         name = args[0]
         if name not in VERBS and not name.startswith("-"):
             near = difflib.get_close_matches(name, VERBS, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else "see `ratchet --help`"
-            ctx.fail(f"no command '{name}'; {hint}")
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            ctx.fail(f"no command '{name}'{hint}")
         return super().resolve_command(ctx, args)
 
 
@@ -92,15 +94,30 @@ def cli(verbose: bool) -> None:
 def main() -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2, never a traceback."""
     try:
-        cli(prog_name="ratchet")
+        sys.exit(cli(prog_name="ratchet", standalone_mode=False) or 0)
     except SystemExit:
         raise
-    except KeyboardInterrupt:
-        sys.stderr.write("ratchet: interrupted\n")
-        sys.exit(130)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted", 130)
+    except click.ClickException as error:
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+        _fail(f"{error.format_message()}{f' (see `{command} --help`)' if command else ''}", 2)
     except user_errors() as error:
-        sys.stderr.write(f"ratchet: {' '.join(str(error).split())}\n")
-        sys.exit(2)
+        _fail(str(error), 2)
+    except OSError as error:
+        # A path that is a file, a folder, read-only or full is the user's to mend; the rest are bugs.
+        if error.errno not in _USERS_ERRNOS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{(error.strerror or str(error)).lower()}; give another path, or make room", 2)
+
+
+_USERS_ERRNOS = {errno.EEXIST, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTEMPTY, errno.ENAMETOOLONG}
+
+
+def _fail(line: str, status: int) -> NoReturn:
+    sys.stderr.write(f"ratchet: {' '.join(line.split())}\n")
+    sys.exit(status)
 
 
 if __name__ == "__main__":

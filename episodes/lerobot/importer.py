@@ -108,7 +108,7 @@ def _refuse_missing(dataset: Dataset, chosen: list[SourceEpisode]) -> None:
         others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise ImportRefusedError(
             f"video {missing[0]}{others} of dataset {dataset.root.name} is missing",
-            "complete the download, or import without these cameras with allow_missing_video",
+            "complete the download, or import without these cameras (--allow-missing-video)",
         )
 
 

@@ -101,7 +101,8 @@ class FleetAgent:
                     await asyncio.Event().wait()
                 except asyncio.CancelledError:
                     # A connection that breaks while it is being cancelled raises its own error
-                    # instead, so the cancellation alone would not tell it to end.
+                    # instead, and a publish acknowledged at that moment returns as if nothing were
+                    # (asyncio.wait_for before Python 3.12): the cancellation alone would not end them.
                     self._ending = True
                     raise
         finally:
@@ -140,6 +141,8 @@ class FleetAgent:
         async with client:
             try:
                 await self._announce(client)
+                if self._ending:
+                    raise asyncio.CancelledError
                 self.stats.connections += 1
                 self.connected = True
                 _log.info("fleet connected host=%s session=%d", self._config.host, self._session)
@@ -222,7 +225,7 @@ class FleetAgent:
     async def _handle_arrivals(self) -> None:
         """Outlives connections: a command that reached the journal is started even if the broker is
         lost at that moment; its acknowledgement then fails and it comes again as a duplicate."""
-        while True:
+        while not self._ending:
             client, message = await self._arrived.get()
             handled = await self._inbox.receive(message)
             if handled.acknowledge:
@@ -237,7 +240,7 @@ class FleetAgent:
                     _log.warning("refusal not delivered reason=%s", error)
 
     async def _send_outbox(self, client: aiomqtt.Client) -> None:
-        while True:
+        while not self._ending:
             self._posted.clear()
             try:
                 delivered = await self._drain(client)
@@ -259,7 +262,7 @@ class FleetAgent:
     async def _send_state(self, client: aiomqtt.Client) -> None:
         last_key: object = None
         sent_s, seq = 0.0, 0
-        while True:
+        while not self._ending:
             snapshot = await self._snapshot()
             now_s = time.monotonic()
             if snapshot is not None:
@@ -273,7 +276,7 @@ class FleetAgent:
 
     async def _send_telemetry(self, client: aiomqtt.Client) -> None:
         seq = 0
-        while True:
+        while not self._ending:
             await asyncio.sleep(self._config.telemetry_period_s)
             snapshot = await self._snapshot()
             if snapshot is not None:

@@ -131,7 +131,7 @@ def test_a_missing_video_is_refused_by_name_and_nothing_is_touched(
     kept = record_episode(store)
     with pytest.raises(ImportRefusedError, match=r"episode_000012\.mp4") as caught:
         import_lerobot(root, store, episodes=[5, 12], image_size=SMALL)
-    assert "allow_missing_video" in str(caught.value)
+    assert "--allow-missing-video" in str(caught.value)
     assert store.ids() == [kept]
     report = import_lerobot(root, store, episodes=[12], allow_missing_video=True)
     assert store.read(report.imported[12]).cameras == ()

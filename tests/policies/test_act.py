@@ -85,7 +85,9 @@ def test_shared_backbone_sees_each_camera_by_itself() -> None:
     together = model._image_tokens([left, right])
     apart = torch.cat([model._project(model.backbone(image)) for image in (left, right)], dim=1)
     torch.testing.assert_close(together, apart)
-    assert not torch.allclose(model(state, [left, right]).actions, model(state, [right, left]).actions)
+    # As published, nothing tells one camera's tokens from the other's.
+    swapped = model(state, [right, left]).actions
+    torch.testing.assert_close(model(state, [left, right]).actions, swapped, rtol=1e-4, atol=1e-4)
 
 
 def test_images_by_name_or_in_order() -> None:

@@ -63,7 +63,7 @@ async def test_the_follower_does_what_the_leader_shows_and_the_episode_holds_it(
         assert len(action) == len(state) == len(episode.streams["tick.source"].values)
         assert abs(len(action) - ended.frames) <= 1
         assert set(episode.streams["tick.source"].values.tolist()) == {int(Source.TELEOP)}
-        assert np.ptp(state, axis=0)[:3].min() > 0.1
+        assert np.ptp(state, axis=0).max() > 0.5
         assert np.abs(action - asked).max() > 0.0, "the guard's goal stands beside what was asked"
         rate = len(episode.streams["bus.position"].values) / len(action)
         assert 4.0 < rate < 12.0, "the bus is recorded at its own rate"

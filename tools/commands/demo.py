@@ -38,6 +38,8 @@ def demo(quick: bool, seed: int, out: Path, json_file: Path | None) -> None:
     from tools.demo import plan as plans
     from tools.demo.story import Demo as Story
 
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise UsageError(f"--json {json_file}: its folder does not exist; make it first")
     plan = plans.quick(seed) if quick else plans.full(seed)
     _fresh_folder(out)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -45,7 +47,8 @@ def demo(quick: bool, seed: int, out: Path, json_file: Path | None) -> None:
         if quick:
             story.say("quick: every stage is shown, with too little training to promise improvement")
         began = time.monotonic()
-        _tell(story)
+        with story.cleanup:
+            _tell(story)
         held = _close(story, json_file, time.monotonic() - began)
     if plan.promise and not held:
         raise UsageError("not every promise of the demo held; the table above says which")

@@ -12,6 +12,7 @@ import numpy as np
 from tools.errors import UsageError
 
 BACKENDS = ["onnx", "onnx-int8", "torch"]
+MOST_SEEDS = 100_000
 EXAMPLES = """
 \b
 Examples:
@@ -67,6 +68,8 @@ def evaluate(
             raise UsageError("--offline needs --store DIR with the episodes to predict")
         offline_command(bundle, store, where, keys, json_file)
         return
+    _require_place(json_file, "--json")
+    _require_place(signals, "--signals")
     if take_over and record is None:
         raise UsageError("--take-over makes corrections to keep; say where with --record STORE")
     chosen = _seeds(seeds) if flagged is None else _flagged(flagged)
@@ -129,12 +132,20 @@ def _judge(
 def _seeds(text: str) -> list[int]:
     first, _, last = text.partition(":")
     try:
-        seeds = list(range(int(first), int(last)))
+        start, stop = int(first), int(last)
     except ValueError:
         raise UsageError(f"--seeds {text!r} is not FIRST:LAST, such as 0:100") from None
-    if not seeds or len(seeds) > 1_000_000 or seeds[0] < 0:
-        raise UsageError(f"--seeds {text!r} names no seed, or too many; use FIRST:LAST, such as 0:100")
-    return seeds
+    if not 0 <= start < stop or stop - start > MOST_SEEDS:
+        raise UsageError(
+            f"--seeds {text!r} names no seed, or more than {MOST_SEEDS}; use FIRST:LAST, such as 0:100"
+        )
+    return list(range(start, stop))
+
+
+def _require_place(path: Path | None, option: str) -> None:
+    """An output's folder must exist before the rollouts are run, not after."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise UsageError(f"{option} {path}: its folder does not exist; make it first")
 
 
 def _flagged(path: Path) -> list[int]:

@@ -12,7 +12,8 @@ from types import FrameType
 import click
 
 from learner.config import LearnerConfig
-from learner.process import RoundReport
+from learner.process import RoundReport, Stage, StageProgress
+from runtime.notify import Notifier
 from tools.config import load
 from tools.console import disk_errors, say, show_json
 from tools.errors import UsageError
@@ -91,7 +92,6 @@ def _once(settings: LearnerConfig, control: bool, as_json: bool) -> None:
 
 def _serve(settings: LearnerConfig, as_json: bool) -> None:
     from learner.service import serve
-    from runtime.notify import Notifier
 
     stop = threading.Event()
     notifier = Notifier.from_environment()
@@ -109,8 +109,8 @@ def _serve(settings: LearnerConfig, as_json: bool) -> None:
             serve(
                 settings,
                 stop,
-                status=_changes(notifier.status),
-                progress=progress,
+                status=_changes(notifier),
+                progress=_feeding(notifier, progress),
                 on_round=lambda report: _show(report, as_json),
             )
     finally:
@@ -119,16 +119,27 @@ def _serve(settings: LearnerConfig, as_json: bool) -> None:
             signal.signal(number, old)
 
 
-def _changes(tell: Callable[[str], None]) -> Callable[[str], None]:
-    """Says a line, also to ``tell``, only when it is another than the last."""
+def _feeding(notifier: Notifier, progress: StageProgress) -> StageProgress:
+    """Progress of a stage also feeds systemd's watchdog: a learner that hangs is started again."""
+
+    def fed(stage: Stage, done: int, total: int, loss: float) -> None:
+        notifier.watchdog()
+        progress(stage, done, total, loss)
+
+    return fed
+
+
+def _changes(notifier: Notifier) -> Callable[[str], None]:
+    """Says a line, also to systemd, only when it is another than the last; each one is a sign of life."""
     last = ""
 
     def status(line: str) -> None:
         nonlocal last
+        notifier.watchdog()
         if line != last:
             last = line
             say(line)
-            tell(line)
+            notifier.status(line)
 
     return status
 

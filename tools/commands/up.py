@@ -169,6 +169,8 @@ def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal()):
         raise UsageError(f"--size {text!r} is not WIDTHxHEIGHT, such as 96x96")
+    if not all(16 <= int(side) <= 1280 and int(side) % 2 == 0 for side in (width, height)):
+        raise UsageError(f"--size {text!r} is out of bounds; each side is an even number from 16 to 1280")
     return int(width), int(height)
 
 

@@ -111,8 +111,16 @@ def start_learner(demo: Demo, policy_address: str) -> subprocess.Popen[bytes]:
     config = demo.out / "learner.toml"
     config.write_text(_toml(learner_config(demo, policy_address)))
     learner = demo.start("learn", "--config", config, "--once", "--control")
+    demo.cleanup.callback(_end, learner)
     _wait_for(learner, _round(demo) / "calibrate.json")
     return learner
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Not to be left behind when a later stage fails or is interrupted."""
+    if process.poll() is None:
+        process.terminate()
+        process.wait()
 
 
 def watch_round(demo: Demo, sim: SimRobot, learner: subprocess.Popen[bytes]) -> dict[str, Any]:

@@ -95,28 +95,32 @@ def promises(demo: Demo) -> dict[str, bool]:
         "the loop missed no tick over the swaps": (
             demo.figures["missed_at_publication"] + demo.figures["missed_over_swaps"] == 0
         ),
-        "the worn motor was flagged in every episode, no healthy motor in most": _health_holds(
+        "the worn motor was flagged in every episode, with at most one false flag": _health_holds(
             demo.figures["health"]
         ),
     }
 
 
 def _health_holds(health: dict[str, Any]) -> bool:
-    """The worn joint always; any other motor, worn or healthy run, in less than half of the episodes."""
-    n, joint = health["episodes"], health["joint"]
-    others = [
-        count
-        for name in ("healthy", "worn")
-        for j, count in health[name]["flagged"].items()
-        if name == "healthy" or j != joint
-    ]
-    return health["worn"]["flagged"].get(joint, 0) == n and all(count < n / 2 for count in others)
+    """The worn motor in every episode; false flags in at most one of all the motors' other judgements.
+
+    A single false flag is within what the model's own error rate allows over these episodes.
+    """
+    worn = health["worn"]["flagged"].get(health["joint"], 0)
+    return worn == health["episodes"] and false_flags(health) <= 1
+
+
+def false_flags(health: dict[str, Any]) -> int:
+    """Flags on motors that nothing was done to."""
+    flags = sum(health["healthy"]["flagged"].values()) + sum(health["worn"]["flagged"].values())
+    return int(flags - health["worn"]["flagged"].get(health["joint"], 0))
 
 
 def table(demo: Demo) -> Table:
     """The figures a person looks for."""
     figures, view = demo.figures, Table(show_header=False, box=None, padding=(0, 2))
-    for row in (*_success_rows(figures["audit"]), *_time_rows(figures), _episodes_row(demo)):
+    rows = [*_success_rows(figures["audit"]), *_time_rows(figures), _health_row(figures["health"])]
+    for row in (*rows, _episodes_row(demo)):
         view.add_row(*row)
     return view
 
@@ -150,6 +154,12 @@ def _time_rows(figures: dict[str, Any]) -> list[Row]:
         ),
         ("swap", f"{max(swaps):.2f} ms at most" if swaps else "none", f"{len(swaps)} under the moving arm"),
     ]
+
+
+def _health_row(health: dict[str, Any]) -> Row:
+    joint, n = health["joint"], health["episodes"]
+    found = f"{joint} flagged in {health['worn']['flagged'].get(joint, 0)} of {n} worn episodes"
+    return ("motor health", found, f"{false_flags(health)} false flags in {2 * n} episodes of 6 motors")
 
 
 def _missed(loop: dict[str, float]) -> str:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class Demo:
     console: Console = field(default_factory=lambda: _console())
     figures: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    cleanup: ExitStack = field(default_factory=ExitStack)
 
     @property
     def store(self) -> Path:
@@ -67,9 +68,7 @@ class Demo:
         Raises UsageError when it fails (it has said why itself).
         """
         command = [str(a) for a in arguments]
-        self.console.print(
-            f"   [cyan]$ ratchet {' '.join(_short(command, self.out))}[/cyan]", highlight=False
-        )
+        self._show(command)
         done = subprocess.run(ratchet_command(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         if done.returncode != 0:
             raise UsageError(
@@ -83,9 +82,7 @@ class Demo:
     def start(self, *arguments: object) -> subprocess.Popen[bytes]:
         """The same without waiting."""
         command = [str(a) for a in arguments]
-        self.console.print(
-            f"   [cyan]$ ratchet {' '.join(_short(command, self.out))}[/cyan]", highlight=False
-        )
+        self._show(command)
         return subprocess.Popen(ratchet_command(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
