@@ -562,3 +562,26 @@ async def test_mutual_tls_to_the_broker(config: FleetConfig, facade: MemoryFacad
                     pass
     finally:
         await asyncio.to_thread(broker.stop)
+
+
+async def test_a_cancellation_that_a_publish_swallows_still_ends_it(
+    config: FleetConfig, facade: MemoryFacade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``asyncio.wait_for`` before Python 3.12 does that when the answer arrives at the same moment."""
+    publishing = asyncio.Event()
+    publish = transport.AckingClient.publish
+
+    async def swallowing(self: transport.AckingClient, topic: str, *args: object, **options: object) -> None:
+        await publish(self, topic, *args, **options)
+        if topic == TOPICS.state:
+            publishing.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+
+    monkeypatch.setattr(transport.AckingClient, "publish", swallowing)
+    task = asyncio.create_task(FleetAgent(config, "lab", "koch", facade).run())
+    await asyncio.wait_for(publishing.wait(), 20)
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=20)
+    assert done
+    assert task.cancelled()
