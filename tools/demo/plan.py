@@ -28,8 +28,8 @@ class Plan(BaseModel):
     train_steps: int = 500
     train_lr: float = 1e-3
     calibration_rollouts: int = 90
-    unattended: int = 450
-    finetune_steps: int = 550
+    unattended: int = 300
+    finetune_steps: int = 450
     finetune_lr: float = 6e-4
     finetune_shift: int = 3
     gate_pairs: int = 200
