@@ -79,7 +79,8 @@ def new_plan(store: Path, where: str, config: TrainConfig, name: str, out: Path)
     if (folder / PLAN_FILE).exists():
         raise UsageError(f"an unfinished run is in {folder}; continue it with --resume, or delete the folder")
     with EpisodeStore.open(store, create=False, mode="r") as opened:
-        chosen = opened.select(where)
+        # By name, not by when they were recorded: lockstep recorders race, and a seed shall mean one order.
+        chosen = sorted(opened.select(where))
     if not chosen:
         raise UsageError(f"no episode of {store} fulfils {where!r}; see `ratchet episodes ls`")
     return Plan(store=store.absolute(), where=where, episodes=tuple(chosen), config=config, name=name)
