@@ -58,12 +58,12 @@ def quick(seed: int) -> Plan:
         demonstrations=40,
         train_steps=150,
         calibration_rollouts=30,
-        unattended=40,
-        finetune_steps=80,
-        gate_pairs=60,
+        unattended=30,
+        finetune_steps=60,
+        gate_pairs=50,
         gate_margin=0.35,
         gate_power=0.2,
-        audit_pairs=60,
+        audit_pairs=30,
         live_episodes=1,
     )
 
