@@ -116,7 +116,7 @@ async def serve(config: ServerConfig, parent_pid: int | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with PolicyServer(config) as server:
-        with _follow(parent_pid, stop):
+        with until_gone(parent_pid, stop):
             serving = server.servicer.slots.serving
             what = f"serving {serving.slot.version}" if serving else "no bundle loaded"
             notify("READY=1", f"STATUS=listening on {config.address}, {what}")
@@ -125,7 +125,7 @@ async def serve(config: ServerConfig, parent_pid: int | None = None) -> None:
 
 
 @contextlib.contextmanager
-def _follow(parent_pid: int | None, stop: asyncio.Event) -> Iterator[None]:
+def until_gone(parent_pid: int | None, stop: asyncio.Event) -> Iterator[None]:
     """Set ``stop`` when a process ends. A pidfd, because PR_SET_PDEATHSIG follows a thread, not a process."""
     if parent_pid is None:
         yield

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 import uvloop
 
+from policy_server.server import until_gone
 from runtime.config import RobotConfig
 from runtime.service import serve
 
@@ -29,7 +28,7 @@ async def _serve(config: RobotConfig, ready: Callable[[str], None], parent: int 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    with _until_gone(parent, stop):
+    with until_gone(parent, stop):
         await serve(config, stop, software=software_version(), ready=ready)
 
 
@@ -39,24 +38,3 @@ def software_version() -> str:
         return version("ratchet")
     except PackageNotFoundError:
         return "unknown"
-
-
-@contextlib.contextmanager
-def _until_gone(pid: int | None, stop: asyncio.Event) -> Iterator[None]:
-    """Set ``stop`` when a process ends: its pidfd becomes readable."""
-    if pid is None:
-        yield
-        return
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        stop.set()
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    loop.add_reader(descriptor, stop.set)
-    try:
-        yield
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
