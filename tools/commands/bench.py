@@ -1,0 +1,51 @@
+"""`ratchet bench`: figures of this machine, each beside the limit or the peer it is judged by."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+
+import click
+
+# name -> what `ratchet bench --help` says; tools/bench/<name>.py has the command
+BENCHES: dict[str, str] = {
+    "bus": "One arm's bus: cycle times over wire time, CPU against the SDK's.",
+    "loop": "The whole robot side under four loads: lateness, missed ticks, photon to goal.",
+    "estop": "How soon an emergency stop reaches the motors, from every door.",
+    "contact": "How soon a blocked arm stops, and how often one stops for nothing.",
+    "faults": "Break everything in turn: what the arm does, what comes back by itself.",
+}
+
+
+class LazyBenches(click.Group):
+    """Loads a benchmark only when it is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(BENCHES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in BENCHES:
+            return None
+        command = importlib.import_module(f"tools.bench.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(BENCHES.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in BENCHES and not name.startswith("-"):
+            near = difflib.get_close_matches(name, BENCHES, n=1)
+            ctx.fail(f"no benchmark '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=LazyBenches, epilog="\b\nExamples:\n  ratchet bench bus --json\n  ratchet bench loop --seconds 60\n"
+)
+def bench() -> None:
+    """Measure this machine. Every figure in the documents was printed by one of these."""
