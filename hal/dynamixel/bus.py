@@ -21,7 +21,7 @@ from hal.dynamixel.block import BLOCK_BYTES, EFFORT_UNIT, VELOCITY_UNIT, VOLTAGE
 from hal.dynamixel.bringup import MotorInfo, bring_up
 from hal.dynamixel.errors import decode_hardware_error, hardware_remedy
 from hal.dynamixel.link import Link
-from hal.dynamixel.packet import BROADCAST_ID, Instruction, build
+from hal.dynamixel.packet import BROADCAST_ID, OVERHEAD, Instruction, build
 from hal.dynamixel.port import Port
 from hal.dynamixel.reading import METHODS, Method, Reader, choose
 from hal.dynamixel.tables import POSITION_MODE, TICKS_PER_TURN, WATCHDOG_TRIPPED, WATCHDOG_UNIT_MS
@@ -35,42 +35,59 @@ _GOAL_HEAD = b"\x74\x00\x04\x00"  # Goal_Position (116), four bytes: the same in
 
 
 class BusConfig(BaseModel):
-    """``margin_ms``: how long past its wire time a reply is waited for. ``max_coast``: cycles a
-    motor may stay silent. ``attempts``: tries of a set-up transaction. ``read_method``: how the
-    state is read; None times every one at open and keeps the fastest that works.
+    """``margin_ms``: how long past its wire time a reply is waited for. ``retries``: how often the motors
+    that are missing are asked again in the same cycle. ``max_coast``: cycles a motor may stay silent.
+    ``attempts``: tries of a set-up transaction. ``read_method``: how the state is read; None times every one
+    at open and keeps the fastest that works.
 
-    The defaults are for 240 cycles a second at 1 Mbaud on a busy two-core computer. A transaction whose
-    reply is lost takes its wire time and the margin, 5 ms for a bulk read: more than a cycle, and often the
-    next one is skipped. Received bytes pass through a kernel worker without priority, even to a process
-    that has it: where others took both cores from it, eight cycles in a row were lost. Ten cycles are
-    42 ms, or 85 ms where each costs two, inside the servos' watchdog of 100 ms. Neither figure
-    holds where this process itself is kept from running; that wants real-time priority.
+    A lost reply costs its wire time and the margin, and is made good in the same cycle where a retry brings
+    it. Adapters deliver within 1 ms of the last byte; what is later than the margin still counts if it comes
+    while a retry is waited for. Four cycles in which nothing came, with two retries each, are 35 ms at
+    1 Mbaud: inside the servos' watchdog of 100 ms. On a computer that keeps this process, or the kernel's
+    worker behind the port, from running for longer, that is a fault; it wants real-time priority.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    margin_ms: float = Field(default=3.0, ge=0.5, le=50.0)
-    max_coast: int = Field(default=10, ge=0, le=30)
+    margin_ms: float = Field(default=1.5, ge=0.2, le=50.0)
+    retries: int = Field(default=2, ge=0, le=4)
+    max_coast: int = Field(default=3, ge=0, le=30)
     attempts: int = Field(default=3, ge=1, le=10)
     read_method: Method | None = None
 
 
+_STALL_CYCLES = 2
+
+
 @dataclass(frozen=True, slots=True)
 class MotorStats:
-    """Counters of one motor since the bus was made: cycles without a good reply, replies with a
-    wrong CRC, and how many cycles it is coasting now."""
+    """Counters of one motor since the bus was made.
+
+    ``lost``: cycles without a good reply. ``crc_errors``: replies with a wrong CRC. ``timeouts``: replies
+    that did not come within wire time and margin. ``retries``: how often it was asked again in the same
+    cycle, and ``recovered``: how often that brought its sample. ``stalls``: how often it was silent for two
+    cycles or more. ``coasting``: how many cycles it is silent now.
+    """
 
     joint: str
     lost: int
     crc_errors: int
+    timeouts: int
+    retries: int
+    recovered: int
+    stalls: int
     coasting: int
+
+
+COUNTERS = ("lost", "crc_errors", "timeouts", "retries", "recovered", "stalls")
+"""The rows of ``ArmBus.counters``."""
 
 
 @dataclass(frozen=True, slots=True)
 class BusStats:
-    """Counters since the bus was made. ``lost`` and ``crc_errors`` sum over the motors,
-    ``retries`` counts repeated set-up transactions, ``stale`` replies to them that came too late,
-    ``reconnects`` reopened ports, ``clipped`` goals beyond the calibrated range."""
+    """Counters since the bus was made. ``lost``, ``crc_errors`` and ``retries`` sum over the motors and
+    include set-up transactions, ``stale`` are replies to those that came too late, ``reconnects`` reopened
+    ports, ``clipped`` goals beyond the calibrated range."""
 
     cycles: int
     lost: int
@@ -102,8 +119,7 @@ class ArmBus:
         self._blocks = np.zeros((n, BLOCK_BYTES), dtype=np.uint8)
         self._seen_ns = np.zeros(n, dtype=np.int64)
         self._coasting = np.zeros(n, dtype=np.int64)
-        self._lost = np.zeros(n, dtype=np.int64)
-        self._bad = np.zeros(n, dtype=np.int64)
+        self._counters = np.zeros((len(COUNTERS), n), dtype=np.int64)
         self._turn_ticks = np.zeros(n, dtype=np.int64)
         self._goals = np.zeros(n, dtype=_GOAL)
         self._goals["id"] = spec.ids
@@ -122,18 +138,35 @@ class ArmBus:
 
     @property
     def stats(self) -> BusStats:
-        rows = zip(self.spec.joints, self._lost, self._bad, self._coasting, strict=True)
+        rows = zip(self.spec.joints, np.vstack([self._counters, self._coasting]).T.tolist(), strict=True)
+        lost, crc_errors, _, retries, *_ = self._counters.sum(axis=1).tolist()
         return BusStats(
             cycles=self._cycles,
-            lost=int(self._lost.sum()),
-            crc_errors=int(self._bad.sum()) + self._link.crc_errors,
-            retries=self._link.retries,
+            lost=lost,
+            crc_errors=crc_errors + self._link.crc_errors,
+            retries=retries + self._link.retries,
             stale=self._link.stale,
             reconnects=self._reconnects,
             clipped=self._clipped,
             method=self._reader.method if self._reader else "",
-            motors=tuple(MotorStats(joint, int(a), int(b), int(c)) for joint, a, b, c in rows),
+            motors=tuple(MotorStats(joint, *counts) for joint, counts in rows),
         )
+
+    @property
+    def counters(self) -> npt.NDArray[np.int64]:
+        """The rows of ``COUNTERS`` for each motor, int64 (6, n); a view that goes on counting."""
+        return self._counters
+
+    @property
+    def blocks(self) -> dict[int, int]:
+        """Motor id → the address its state block is read at."""
+        return {info.spec.id: info.block_address for info in self._infos}
+
+    def wire_ms(self, write: bool = True) -> float:
+        """What the bytes of one cycle take on the wire, ms: the read and its replies, and the goals."""
+        bytes_read = self._require().wire_bytes
+        bytes_written = OVERHEAD + len(_GOAL_HEAD) + self._goals.nbytes if write else 0
+        return (bytes_read + bytes_written) * self._port.byte_ns * 1e-6
 
     def open(self) -> None:
         """Open the port, check and set up every motor, take a first sample. Torque stays as it is.
@@ -144,7 +177,7 @@ class ArmBus:
         try:
             self._infos = bring_up(self._link, self.spec, self.calibration, self._port.path, self._port.baud)
             wanted = METHODS if self.config.read_method is None else (self.config.read_method,)
-            self._reader = choose(self._port, self._infos, self._margin_ns, wanted)
+            self._reader = choose(self._port, self._infos, self._margin_ns, wanted, self.config.retries)
             self._first_sample()
         except BaseException:
             self.close()
@@ -172,15 +205,25 @@ class ArmBus:
         self._cycles += 1
         sampled_ns = reader.read(self._blocks)
         fresh = reader.fresh
-        self._seen_ns[fresh] = sampled_ns
-        self._coasting += 1
-        self._coasting[fresh] = 0
-        if not fresh.all():
-            self._lost += ~fresh
-            self._bad += reader.bad
+        self._seen_ns[fresh] = reader.sampled_ns[fresh]
+        if reader.troubled or self._coasting.any():
+            self._count(reader)
             if self._coasting.max() > self.config.max_coast:
                 raise self._gone()
         return self._decode(sampled_ns)
+
+    def _count(self, reader: Reader) -> None:
+        """Keep the books of a cycle in which something did not go at once."""
+        fresh = reader.fresh
+        self._coasting += 1
+        self._coasting[fresh] = 0
+        lost, crc_errors, timeouts, retries, recovered, stalls = self._counters
+        lost += ~fresh
+        crc_errors += reader.bad
+        timeouts += reader.timeouts
+        retries += reader.retried
+        recovered += fresh & (reader.retried > 0)
+        stalls += self._coasting == _STALL_CYCLES
 
     def write_goals(self, position_rad: Vector) -> None:
         """Send goal positions, rad (n,), clipped to the calibrated range. Raises PortError, and
@@ -277,8 +320,8 @@ class ArmBus:
         reader = self._require()
         missing = np.ones(len(self.spec.motors), dtype=bool)
         for _ in range(self.config.attempts + self.config.max_coast):
-            sampled_ns = reader.read(self._blocks)
-            self._seen_ns[reader.fresh] = sampled_ns
+            reader.read(self._blocks)
+            self._seen_ns[reader.fresh] = reader.sampled_ns[reader.fresh]
             missing &= ~reader.fresh
             if not missing.any():
                 break
@@ -302,7 +345,7 @@ class ArmBus:
             voltage=rows["voltage"] * VOLTAGE_UNIT,
             hardware_error=rows["hardware_error"].copy(),
             moving=rows["moving"] != 0,
-            age_ns=sampled_ns - self._seen_ns,
+            age_ns=np.maximum(sampled_ns - self._seen_ns, 0),
         )
 
     def _gone(self) -> MotorError:

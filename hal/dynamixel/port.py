@@ -73,14 +73,15 @@ class Port:
             os.close(self._fd)
             self._fd = None
 
-    def send(self, data: bytes) -> int:
-        """Drop whatever came unasked, then write ``data``. Returns the monotonic ns before writing.
+    def send(self, data: bytes, *, fresh: bool = True) -> int:
+        """Write ``data``; with ``fresh`` drop what came unasked first. Returns the ns before writing.
 
         Raises PortError when the port has vanished or does not take the bytes.
         """
         fd = self._require()
         try:
-            termios.tcflush(fd, termios.TCIFLUSH)
+            if fresh:
+                termios.tcflush(fd, termios.TCIFLUSH)
             sent_ns = time.monotonic_ns()
             written = os.write(fd, data)
         except (OSError, termios.error) as error:

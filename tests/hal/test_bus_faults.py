@@ -61,7 +61,8 @@ def test_a_silent_motor_coasts_with_its_true_age_and_then_faults(
     backend.place(POSE + 0.2)
     for cycle in range(3):
         state = arm.read()
-        assert state.age_ns[2] == state.t_ns - last.t_ns
+        # Sync reads sample the second group of motors a little later than the first, which stamps the state.
+        assert 0 <= state.t_ns - last.t_ns - state.age_ns[2] < 5_000_000
         assert state.position[2] == last.position[2]
         # Motors 1 and 2 come before it in the chain and stay fresh.
         assert state.age_ns[:2].tolist() == [0, 0]
@@ -115,7 +116,7 @@ def test_set_up_survives_a_noisy_bus_by_retrying(emulator: ServoEmulator) -> Non
 
 
 def test_a_lost_reply_costs_wire_time_and_margin_not_the_sdks_34_ms(emulator: ServoEmulator) -> None:
-    config = BusConfig(margin_ms=2.0, read_method="fast_bulk", max_coast=30)
+    config = BusConfig(margin_ms=2.0, retries=0, read_method="fast_bulk", max_coast=30)
     arm = ArmBus(KOCH_FOLLOWER, Calibration.identity(KOCH_FOLLOWER), emulator.port, 1_000_000, config)
     arm.open()
     emulator.set_faults(EmulatorFaults(drop=1.0))

@@ -32,7 +32,7 @@ class ScriptedPort(Port):
         self.sent: list[bytes] = []
         self._coming: deque[bytes] = deque()
 
-    def send(self, data: bytes) -> int:
+    def send(self, data: bytes, *, fresh: bool = True) -> int:
         self.sent.append(data)
         self._coming = deque(self.script.popleft())
         return time.monotonic_ns()
