@@ -18,6 +18,13 @@ log = logging.getLogger(__name__)
 ARMS = ("follower", "leader")
 
 
+def known_arm(arm: str) -> str:
+    """``arm`` itself. Raises BenchError when the bench has no such arm."""
+    if arm not in ARMS:
+        raise BenchError(f"the bench has no arm {arm!r}", f"use {' or '.join(ARMS)}")
+    return arm
+
+
 class Breakage:
     """Faults of one bench; called only from its loop."""
 
@@ -43,8 +50,7 @@ class Breakage:
         disconnect: bool = False,
     ) -> None:
         """Replace the faults of one arm's bus; what is not named is healed."""
-        if arm not in ARMS:
-            raise BenchError(f"the bench has no arm {arm!r}", f"use {' or '.join(ARMS)}")
+        known_arm(arm)
         silent = frozenset[int]() if silent_id is None else frozenset({silent_id})
         faults = EmulatorFaults(drop=drop, corrupt=corrupt, delay_ms=delay_ms, silent_ids=silent)
         self._buses.set_faults(arm, faults)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from hal.bench.judge import GoalLog, JudgeReport
 from hal.errors import BenchError
 
 if TYPE_CHECKING:  # clients need neither MuJoCo nor OpenCV
@@ -31,6 +32,7 @@ Arguments = dict[str, Any]
 Handler = Callable[[Arguments], Arguments]
 
 _MAX_LINE = 64 * 1024
+_MAX_REPLY = 4 * 1024 * 1024  # a whole goal log has 0.6 MB
 _MAX_PATH = 100  # the kernel's limit on unix socket paths, less a margin
 _REPLY_TIMEOUT_S = 10.0
 
@@ -150,7 +152,7 @@ class BenchClient:
             try:
                 self._stream.write(json.dumps({"op": op, **arguments}).encode() + b"\n")
                 self._stream.flush()
-                line = self._stream.readline(_MAX_LINE)
+                line = self._stream.readline(_MAX_REPLY)
             except OSError as error:
                 raise BenchError(f"the bench at {self.path} does not answer {op} ({error})") from error
         if not line:
@@ -196,6 +198,18 @@ class BenchClient:
     def obstacle(self, xyz: tuple[float, float, float] | None) -> None:
         """Put the block in the arm's way, centred at ``xyz`` m, or take it away."""
         self.call("obstacle", xyz=xyz)
+
+    def judge_reset(self, arm: str = "follower") -> None:
+        """Let the judge of one arm forget what it has seen."""
+        self.call("judge_reset", arm=arm)
+
+    def judge(self, arm: str = "follower") -> JudgeReport:
+        """What the motors of one arm were told since the last ``judge_reset``, as they got it."""
+        return JudgeReport.model_validate(self.call("judge", arm=arm))
+
+    def goal_log(self, arm: str = "follower") -> GoalLog:
+        """The last 4096 goals that reached the motors of one arm since the last ``judge_reset``."""
+        return GoalLog.from_wire(self.call("goal_log", arm=arm))
 
     def info(self) -> BenchInfo:
         """Ports, camera addresses, counters."""

@@ -11,6 +11,7 @@ import struct
 
 import numpy as np
 
+from hal.bench.judge import Judge
 from hal.bench.motors import MotorBackend, MotorSample
 from hal.dynamixel.errors import StatusError
 from hal.dynamixel.packet import ALERT_BIT
@@ -43,7 +44,7 @@ def indirect_registers(model: Model, data_address: int) -> list[Register]:
 
 
 class EmulatedMotor:
-    """Motor ``index`` of a backend behind a control table."""
+    """Motor ``index`` of a backend behind a control table; it tells ``judge`` what it is told."""
 
     def __init__(
         self,
@@ -54,8 +55,10 @@ class EmulatedMotor:
         backend: MotorBackend,
         firmware: int = 52,
         indirect_data: int | None = None,
+        judge: Judge | None = None,
     ) -> None:
         self.index = index
+        self._judge = judge or Judge(index + 1)
         self.model = model
         self.firmware = firmware
         self._backend = backend
@@ -149,7 +152,7 @@ class EmulatedMotor:
         self._registered = None
         self._silent_until_ns = now_ns + _REBOOT_NS
         self._start_up()
-        self._backend.set_torque(self.index, False)
+        self._release()
 
     def heard(self, now_ns: int) -> None:
         """An instruction was seen on the bus: the watchdog's time starts again."""
@@ -162,14 +165,16 @@ class EmulatedMotor:
             return
         if now_ns - self._last_instruction_ns > limit * WATCHDOG_UNIT_MS * 1_000_000:
             self._memory[98] = WATCHDOG_TRIPPED
-            self._backend.set_goal(self.index, float(self._backend.read().position[self.index]))
+            position = float(self._backend.read().position[self.index])
+            self._judge.stop(self.index, position)
+            self._backend.set_goal(self.index, position)
 
     def set_hardware_error(self, bits: int) -> None:
         """Report ``bits``; those in register Shutdown also cut the torque until a reboot."""
         self._memory[70] = bits
         if bits & self._memory[63] and self.torque:
             self._memory[64] = 0
-            self._backend.set_torque(self.index, False)
+            self._release()
 
     def refresh(self, sample: MotorSample, now_ns: int) -> None:
         """Put the physical state into the Present_… registers, with the motor's resolution."""
@@ -214,6 +219,15 @@ class EmulatedMotor:
             ticks %= TICKS_PER_TURN
         return (ticks - 2048) * 2 * math.pi / TICKS_PER_TURN
 
+    def _energise(self, position: float) -> None:
+        self._judge.energise(self.index, position)
+        self._backend.set_goal(self.index, position)
+        self._backend.set_torque(self.index, True)
+
+    def _release(self) -> None:
+        self._judge.release(self.index)
+        self._backend.set_torque(self.index, False)
+
     def _plan(self, address: int, data: bytes, changes: list[tuple[Register, int]]) -> int:
         stop = address + len(data)
         if not data or stop > self.model.table_bytes:
@@ -257,10 +271,13 @@ class EmulatedMotor:
     def _effect(self, register: Register, value: int) -> None:
         if register.name == "Torque_Enable":
             if value:
-                self._backend.set_goal(self.index, self._goal_rad(self.peek("Goal_Position")))
-            self._backend.set_torque(self.index, bool(value))
+                self._energise(self._goal_rad(self.peek("Goal_Position")))
+            else:
+                self._release()
         elif register.name == "Goal_Position" and self.torque:
-            self._backend.set_goal(self.index, self._goal_rad(value))
+            position = self._goal_rad(value)
+            self._judge.goal(self.index, position)
+            self._backend.set_goal(self.index, position)
         elif register.name.startswith("Indirect_Address"):
             self._map[self._data_at + (register.address - self.model.indirect_address) // 2] = value
 

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hal.bench.emulated_bus import EmulatedBus
 from hal.bench.emulated_motor import EmulatedMotor
+from hal.bench.judge import GoalLog, Judge, JudgeReport
 from hal.bench.motors import MotorBackend
 from hal.bench.wire import EmulatorFaults, Wire
 from hal.dynamixel.arm import ArmSpec
@@ -72,6 +73,7 @@ class ServoEmulator:
         codes = {baud: code for code, baud in BAUD_CODES.items()}
         if self.config.baud not in codes:
             raise BenchError(f"motors cannot run at {self.config.baud} baud", f"use one of {sorted(codes)}")
+        self._judge = Judge(len(spec.motors))
         self.motors = [
             EmulatedMotor(
                 i,
@@ -81,6 +83,7 @@ class ServoEmulator:
                 backend,
                 self.config.firmware,
                 self.config.indirect_data,
+                self._judge,
             )
             for i, motor in enumerate(spec.motors)
         ]
@@ -112,7 +115,9 @@ class ServoEmulator:
 
     def start(self) -> Self:
         """Create the pseudo-terminal and serve it. Raises BenchError when there is none to be had."""
-        PacketParser().feed(build(0, Instruction.PING))  # compiled now, not under the first reply's deadline
+        # Compiled now, not under the first reply's deadline.
+        PacketParser().feed(build(0, Instruction.PING))
+        self._warm_judge()
         self._connect()
         self._thread = threading.Thread(target=self._serve, name=f"emulator {self._link.name}", daemon=True)
         self._thread.start()
@@ -147,6 +152,22 @@ class ServoEmulator:
     def connect(self) -> None:
         """The adapter is plugged in again, under the same path. The motors kept their power."""
         self._run_in_thread(self._connect)
+
+    def judge_reset(self) -> None:
+        """Let the judge forget what it has seen."""
+        self._run_in_thread(lambda: self._judge.reset(time.monotonic_ns()))
+
+    def judge(self) -> JudgeReport:
+        """What the motors were told since the last reset."""
+        found: list[JudgeReport] = []
+        self._run_in_thread(lambda: found.append(self._judge.report()))
+        return found[0]
+
+    def goal_log(self) -> GoalLog:
+        """The last goals that reached the motors since the last reset, one by one."""
+        found: list[GoalLog] = []
+        self._run_in_thread(lambda: found.append(self._judge.log()))
+        return found[0]
 
     def motor(self, motor_id: int) -> EmulatedMotor:
         """The motor with this id, for looking at its registers. Raises BenchError if there is none."""
@@ -228,6 +249,12 @@ class ServoEmulator:
             elif hung_up:
                 time.sleep(_IDLE_MS / 1000)  # nobody has the port open, and poll would not wait
 
+    def _warm_judge(self) -> None:
+        judge = Judge(len(self.motors))
+        for motor in self.motors:
+            judge.energise(motor.index, 0.0)
+        judge.commit(0, self._backend.read().position)
+
     def _ask_for_realtime(self) -> None:
         policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
         try:
@@ -265,6 +292,7 @@ class ServoEmulator:
                 motor.refresh(sample, ends_ns)
             pieces = self._bus.handle(packet, baud, time.monotonic_ns())
             self._apply_hardware_errors()
+            self._judge.commit(ends_ns, sample.position)
             if pieces:
                 self._send(master, *self._wire.reply(pieces, self._faults))
 

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Self
 
 from hal.bench.emulator import EmulatorConfig, ServoEmulator
+from hal.bench.judge import GoalLog, JudgeReport
 from hal.bench.motors import MotorBackend
 from hal.bench.shared_motors import SharedMotors, allocate
 from hal.bench.wire import EmulatorFaults
@@ -91,6 +92,20 @@ class EmulatorProcess:
         """As ``ServoEmulator.connect``."""
         self._tell("connect", name)
 
+    def judge_reset(self, name: str) -> None:
+        """As ``ServoEmulator.judge_reset``."""
+        self._tell("judge_reset", name)
+
+    def judge(self, name: str) -> JudgeReport:
+        """As ``ServoEmulator.judge``."""
+        report: JudgeReport = self._tell("judge", name)
+        return report
+
+    def goal_log(self, name: str) -> GoalLog:
+        """As ``ServoEmulator.goal_log``."""
+        log: GoalLog = self._tell("goal_log", name)
+        return log
+
     def stop(self) -> None:
         """End the child and remove the ports; safe to call twice."""
         if self._connection is not None:
@@ -103,14 +118,14 @@ class EmulatorProcess:
                 self._process.join()
             self._process = None
 
-    def _tell(self, *command: Any) -> None:
+    def _tell(self, *command: Any) -> Any:
         if self._connection is None:
             raise BenchError("the emulated buses are not running", "call start() first")
         try:
             self._connection.send(command)
         except OSError as error:
             raise BenchError("the emulated buses have ended", "restart the bench") from error
-        self._answer(_ANSWER_S)
+        return self._answer(_ANSWER_S)
 
     def _answer(self, timeout_s: float) -> Any:
         connection = self._connection
@@ -140,8 +155,7 @@ def _serve(
         connection.send({name: bus.port for name, bus in buses.items()})
         while True:
             operation, name, *arguments = connection.recv()
-            getattr(buses[name], operation)(*arguments)
-            connection.send(None)
+            connection.send(getattr(buses[name], operation)(*arguments))
     except (EOFError, ConnectionError):
         pass  # the parent has stopped us, or died
     finally:

@@ -23,7 +23,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hal.bench.backends import FollowerBackend, LeaderBackend
-from hal.bench.breakage import Breakage
+from hal.bench.breakage import Breakage, known_arm
 from hal.bench.control import Arguments, BenchInfo, ControlServer
 from hal.bench.direction import Direction
 from hal.bench.emulator import EmulatorConfig
@@ -31,6 +31,7 @@ from hal.bench.emulator_process import EmulatorProcess
 from hal.bench.launch import INFO_FILE
 from hal.bench.mjpeg import Feed, MjpegServer
 from hal.bench.model import CAMERAS
+from hal.bench.prerendered import Prerendered
 from hal.bench.world import World, WorldConfig
 from hal.dynamixel.arm import KOCH_FOLLOWER, KOCH_LEADER
 from hal.errors import BenchError, HalError
@@ -55,6 +56,7 @@ class BenchConfig(BaseModel):
     width: int = Field(default=96, ge=16, le=1280)
     height: int = Field(default=96, ge=16, le=960)
     baud: int = 1_000_000
+    prerendered: bool = Field(default=False, description="the cameras show a scene that was drawn before")
     parent_pid: int | None = Field(default=None, description="end when this is no longer the parent")
 
 
@@ -80,6 +82,7 @@ class Bench:
         self._control = ControlServer(config.dir / "bench.sock")
         self._direction = Direction(self._world, self._follower, self._leader)
         self._breakage = Breakage(self._world, self._buses, self._feeds)
+        self._scenes: Prerendered | None = None
         self._steps = self._skipped = 0
         self._ending = False
 
@@ -88,8 +91,11 @@ class Bench:
         self._buses.start({"follower": self._follower, "leader": self._leader})
         self._mjpeg.start()
         try:
-            for name in CAMERAS:
-                self._world.render(name)  # the context and the first picture cost a second
+            if self.config.prerendered:
+                self._scenes = Prerendered(self._world, self.config.dir / "scenes")
+            else:
+                for name in CAMERAS:
+                    self._world.render(name)  # the context and the first picture cost a second
             self._announce()
             log.info("bench_ready dir=%s pid=%d", self.config.dir, os.getpid())
             self._loop()
@@ -129,12 +135,18 @@ class Bench:
         phase = self._steps % STEPS_PER_TICK
         if phase in (0, STEPS_PER_TICK // 2):
             name = CAMERAS[0 if phase == 0 else 1]
-            self._feeds[name].publish(self._world.render(name), time.monotonic_ns())
+            self._take_picture(name)
         elif phase == 2:
             self._breakage.report_errors()
         self._steps += 1
         if self._steps % _CHECK_STEPS == 0:
             self._check_on_others()
+
+    def _take_picture(self, camera: str) -> None:
+        if self._scenes is None:
+            self._feeds[camera].publish(self._world.render(camera), time.monotonic_ns())
+        else:
+            self._feeds[camera].replay(self._scenes.next(camera), time.monotonic_ns())
 
     def _check_on_others(self) -> None:
         """End when the parent is gone, or a bus."""
@@ -158,6 +170,9 @@ class Bench:
             "bus_fault": self._breakage.bus,
             "camera_fault": self._breakage.camera,
             "obstacle": self._breakage.obstacle,
+            "judge_reset": lambda arm: self._buses.judge_reset(known_arm(arm)),
+            "judge": lambda arm: self._buses.judge(known_arm(arm)).model_dump(),
+            "goal_log": lambda arm: self._buses.goal_log(known_arm(arm)).to_wire(),
             "info": self._info_reply,
             "shutdown": self._shutdown,
         }
@@ -219,6 +234,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=96)
     parser.add_argument("--height", type=int, default=96)
     parser.add_argument("--baud", type=int, default=1_000_000)
+    parser.add_argument("--prerendered", action="store_true", help="cameras show a scene drawn before")
     parser.add_argument("--parent-pid", type=int, default=None, help="end when this process is gone")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")

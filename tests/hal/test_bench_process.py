@@ -108,7 +108,13 @@ def test_an_energised_arm_keeps_its_place_when_the_scene_is_reset(
     follower.set_torque(True)
     goal = follower.read().position
     goal[0] += 0.4
+    bench.client.judge_reset()
     follower.write_goals(goal)
+    seen = bench.client.judge()
+    assert (seen.writes, seen.torque) == (1, (True,) * 6)
+    assert seen.step[0] == pytest.approx(0.4, abs=0.05)
+    assert bench.client.goal_log().goal[0, 0] == pytest.approx(goal[0], abs=0.002)
+    assert bench.client.judge("leader").writes == 0
     assert wait_until(lambda: abs(follower.read().position[0] - goal[0]) < 0.05, 3.0)
     bench.client.reset(2)
     time.sleep(0.1)
