@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,17 +11,21 @@ from pathlib import Path
 import click
 import numpy as np
 
+from episodes.reader import StreamData
 from episodes.store import EpisodeStore
-from hal.types import NUM_JOINTS, Vector
+from hal.types import JOINTS, Vector
+from runtime.remote.client import RobotClient
 from tools.console import say
 from tools.errors import UsageError
 from tools.finding import full_id
 from tools.options import PATH
-from tools.robot_door import Door, robot_options, run_until_interrupted
+from tools.robot_door import Door, left_mode, robot_options, run_until_interrupted
 
 _APPROACH_RAD_S = 0.5
-_GOAL_HZ = 30.0
+_GOAL_S = 1.0 / 30.0
+_LOOK_HZ = 10.0
 _ENDED = "teleoperation stream ended"
+_NAMES = tuple(f"{joint}.pos" for joint in JOINTS)
 
 
 @click.command(
@@ -33,40 +38,81 @@ _ENDED = "teleoperation stream ended"
 def replay(door: Door, episode: str, store: Path | None) -> None:
     """Play the actions of EPISODE (the beginning of its id is enough) on the arm, then let it down.
 
-    The arm first goes slowly to where the episode begins. What moves it is guarded like any motion.
+    The arm first goes slowly from where it is to where the episode begins. What moves it is guarded like
+    any motion. Ctrl-C ends it and lets the arm down.
     """
-    t_ns, actions = _actions(store or door.paths.store, episode)
+    with EpisodeStore.open(store or door.paths.store, create=False, mode="r") as opened:
+        name = full_id(opened, episode)
+        t_ns, actions = recorded_actions(name, opened.read(name).streams.get("action"))
     run_until_interrupted(lambda interrupted: _replay(door, t_ns, actions, interrupted))
 
 
-def _actions(root: Path, given: str) -> tuple[Vector, Vector]:
-    """Times (n,) ns from the first action on, and actions (n, 6) rad."""
-    with EpisodeStore.open(root, create=False, mode="r") as opened:
-        name = full_id(opened, given)
-        stream = opened.read(name).streams.get("action")
-    if (
-        stream is None
-        or stream.values.ndim != 2
-        or stream.values.shape[1] != NUM_JOINTS
-        or not len(stream.t_ns)
-    ):
+def recorded_actions(episode: str, stream: StreamData | None) -> tuple[Vector, Vector]:
+    """Times (n,), s from the first action on, and actions (n, 6) rad.
+
+    Raises UsageError for an episode of an arm with other joints or in another unit.
+    """
+    if stream is None or not len(stream):
+        raise UsageError(f"episode {episode} has no actions")
+    if tuple(stream.names) != _NAMES or stream.values.ndim != 2 or stream.values.shape[1] != len(_NAMES):
+        theirs = ", ".join(stream.names) or f"{stream.values.shape[1:]} values without names"
+        raise UsageError(f"episode {episode} was made by another robot: its actions are {theirs}")
+    if stream.unit != "rad":
         raise UsageError(
-            f"episode {name} has no actions of {NUM_JOINTS} joints; it was made by another robot"
+            f"episode {episode} has actions in {stream.unit or 'an unknown unit'}, not rad; "
+            "import it again with its unit"
         )
     if not np.isfinite(stream.values).all():
-        raise UsageError(f"episode {name} holds an action that is not finite; see `ratchet episodes verify`")
-    return stream.t_ns - stream.t_ns[0], stream.values.astype(np.float64)
+        raise UsageError(
+            f"episode {episode} holds an action that is not finite; see `ratchet episodes verify`"
+        )
+    return (stream.t_ns - stream.t_ns[0]) / 1e9, stream.values.astype(np.float64)
 
 
-async def _replay(door: Door, t_ns: Vector, actions: Vector, interrupted: asyncio.Event) -> None:
+def schedule(start: Vector, times_s: Vector, actions: Vector) -> tuple[Vector, Vector]:
+    """When (n,) s and where (n, 6) rad: an even way from ``start`` to the first action, then the episode.
+
+    Every recorded action keeps its distance in time from the first; where they lie more than a tick and
+    a half apart, goals in between keep the arm from holding.
+    """
+    way = float(np.abs(actions[0] - start).max())
+    steps = max(1, round(way / _APPROACH_RAD_S / _GOAL_S))
+    shares = np.arange(1, steps + 1)[:, None] / steps
+    when, where = [np.arange(steps) * _GOAL_S], [start + (actions[0] - start) * shares]
+    begin_s = steps * _GOAL_S
+    for i in range(len(times_s)):
+        if i and (gap_s := times_s[i] - times_s[i - 1]) > 1.5 * _GOAL_S:
+            between = np.arange(1, int(np.ceil(gap_s / _GOAL_S))) * _GOAL_S
+            when.append(begin_s + times_s[i - 1] + between)
+            where.append(actions[i - 1] + (actions[i] - actions[i - 1]) * (between / gap_s)[:, None])
+        when.append(begin_s + times_s[i : i + 1])
+        where.append(actions[i : i + 1])
+    return np.concatenate(when), np.concatenate(where)
+
+
+async def _replay(door: Door, times_s: Vector, actions: Vector, interrupted: asyncio.Event) -> None:
     async with door.connect() as robot, robot.control("ratchet replay") as control:
         await control.enable()
         try:
             state = await robot.state()
             await control.set_mode("teleop")
-            start = np.array(state.goal or state.position)
-            summary = await control.teleop(_goals(start, t_ns, actions, interrupted))
-            say(f"replayed {summary.received} goals, {summary.refused} came too late")
+            when, where = schedule(np.array(state.goal or state.position), times_s, actions)
+            say(
+                f"going to where the episode begins, then {times_s[-1]:.1f} s of it; Ctrl-C lets the arm down"
+            )
+            over = asyncio.Event()
+            watcher = asyncio.create_task(_watch(robot, over))
+            try:
+                summary = await control.teleop(_goals(when, where, interrupted, over))
+            finally:
+                watcher.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await watcher
+            if summary.received < len(when) and not interrupted.is_set():
+                state = await robot.state()
+                raise left_mode("teleop", state.mode, state.reason)
+            ended = " until it was interrupted" if interrupted.is_set() else ""
+            say(f"replayed {summary.received} of {len(when)} goals{ended}, {summary.refused} came too late")
             if summary.refused:
                 raise UsageError(f"{summary.refused} goals were refused; see `ratchet status` for the reason")
         finally:
@@ -76,20 +122,22 @@ async def _replay(door: Door, t_ns: Vector, actions: Vector, interrupted: asynci
                 await robot.stop("replay ended")
 
 
+async def _watch(robot: RobotClient, over: asyncio.Event) -> None:
+    """Set ``over`` when the arm leaves teleoperation, whatever for."""
+    async with contextlib.aclosing(robot.telemetry(_LOOK_HZ)) as telemetry:
+        async for sample in telemetry:
+            if sample.state.mode != "teleop":
+                over.set()
+                return
+
+
 async def _goals(
-    start: Vector, t_ns: Vector, actions: Vector, interrupted: asyncio.Event
+    when: Vector, where: Vector, interrupted: asyncio.Event, over: asyncio.Event
 ) -> AsyncIterator[tuple[Vector, int]]:
-    """First an even approach to where the actions begin, then each action at its own time."""
-    way = float(np.abs(actions[0] - start).max())
-    steps = max(1, round(way / _APPROACH_RAD_S * _GOAL_HZ))
-    for step in range(1, steps + 1):
-        if interrupted.is_set():
+    """Each goal at its own time, until interrupted, or the arm does something else."""
+    began = time.monotonic()
+    for at_s, goal in zip(when, where, strict=True):
+        await asyncio.sleep(max(0.0, began + float(at_s) - time.monotonic()))
+        if interrupted.is_set() or over.is_set():
             return
-        yield start + (actions[0] - start) * (step / steps), time.monotonic_ns()
-        await asyncio.sleep(1.0 / _GOAL_HZ)
-    began_ns = time.monotonic_ns()
-    for at_ns, action in zip(t_ns, actions, strict=True):
-        await asyncio.sleep(max(0.0, (began_ns + int(at_ns) - time.monotonic_ns()) / 1e9))
-        if interrupted.is_set():
-            return
-        yield action, time.monotonic_ns()
+        yield goal, time.monotonic_ns()
