@@ -25,6 +25,12 @@ def known_arm(arm: str) -> str:
     return arm
 
 
+def _joint(joint: str) -> int:
+    if joint not in JOINTS:
+        raise BenchError(f"the arm has no joint {joint!r}", f"use one of {', '.join(JOINTS)}")
+    return JOINTS.index(joint)
+
+
 class Breakage:
     """Faults of one bench; called only from its loop."""
 
@@ -32,27 +38,42 @@ class Breakage:
         self._world, self._buses, self._feeds = world, buses, feeds
         self._reported_errors = [0] * NUM_JOINTS
 
-    def motor(self, joint: str, friction: float = 0.0, heat: float = 0.0) -> None:
-        """Friction (N·m) and heating (°C/s) added to a joint of the follower."""
-        if joint not in JOINTS:
-            raise BenchError(f"the arm has no joint {joint!r}", f"use one of {', '.join(JOINTS)}")
-        index = JOINTS.index(joint)
-        self._world.faults.friction_nm[index] = float(friction)
-        self._world.faults.heat_c_s[index] = float(heat)
+    def motor(
+        self, joint: str, friction: float = 0.0, heat: float = 0.0, supply: float = 0.0, strain: bool = False
+    ) -> None:
+        """Replace the faults of one of the follower's motors; what is not named is healed.
+
+        ``friction`` (N·m) and ``heat`` (°C/s) are added, ``supply`` (V) is had instead of the nominal one,
+        and with ``strain`` the motor's overload protection believes it at full duty.
+        """
+        index, faults = _joint(joint), self._world.faults
+        faults.friction_nm[index] = float(friction)
+        faults.heat_c_s[index] = float(heat)
+        faults.supply_v[index] = float(supply)
+        faults.strain[index] = bool(strain)
+
+    def reboot(self, joint: str) -> None:
+        """One of the follower's motors loses its power for a moment."""
+        self._buses.reboot("follower", KOCH_FOLLOWER.motors[_joint(joint)].id)
+        self._world.clear_errors(_joint(joint))
 
     def bus(
         self,
         arm: str,
         drop: float = 0.0,
         corrupt: float = 0.0,
+        garble: float = 0.0,
         delay_ms: float = 0.0,
         silent_id: int | None = None,
+        twin_id: int | None = None,
         disconnect: bool = False,
     ) -> None:
         """Replace the faults of one arm's bus; what is not named is healed."""
         known_arm(arm)
         silent = frozenset[int]() if silent_id is None else frozenset({silent_id})
-        faults = EmulatorFaults(drop=drop, corrupt=corrupt, delay_ms=delay_ms, silent_ids=silent)
+        faults = EmulatorFaults(
+            drop=drop, corrupt=corrupt, garble=garble, delay_ms=delay_ms, silent_ids=silent, twin_id=twin_id
+        )
         self._buses.set_faults(arm, faults)
         if disconnect:
             self._buses.disconnect(arm)

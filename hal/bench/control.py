@@ -179,20 +179,27 @@ class BenchClient:
         """The state of the task."""
         return BenchTask.model_validate(self.call("task"))
 
-    def motor_fault(self, joint: str, friction: float = 0.0, heat: float = 0.0) -> None:
-        """Add friction (N·m) and heating (°C/s) to a joint of the follower; zeros heal it."""
-        self.call("motor_fault", joint=joint, friction=friction, heat=heat)
+    def motor_fault(
+        self, joint: str, friction: float = 0.0, heat: float = 0.0, supply: float = 0.0, strain: bool = False
+    ) -> None:
+        """Add friction (N·m) and heating (°C/s) to a joint of the follower, feed it with ``supply`` V
+        instead of its nominal voltage, make its overload protection trip (``strain``); zeros heal it."""
+        self.call("motor_fault", joint=joint, friction=friction, heat=heat, supply=supply, strain=strain)
+
+    def reboot_motor(self, joint: str) -> None:
+        """Take the power from one of the follower's motors for a moment: its RAM is as after a start."""
+        self.call("reboot_motor", joint=joint)
 
     def bus_fault(self, arm: str, **faults: Any) -> None:
         """Set faults of the "follower" or "leader" bus; without any, heal it.
 
-        ``drop`` and ``corrupt`` are probabilities, ``delay_ms``, ``silent_id`` a motor's id,
-        ``disconnect`` a bool.
+        ``drop``, ``corrupt`` and ``garble`` are probabilities, ``delay_ms``, ``silent_id`` a motor's id,
+        ``twin_id`` the id of one that has a twin, ``disconnect`` a bool.
         """
         self.call("bus_fault", arm=arm, **faults)
 
     def camera_fault(self, camera: str, mode: CameraMode) -> None:
-        """Make a camera fail: "freeze", "black", "stall", "gone"; "ok" heals it."""
+        """Make a camera fail: "freeze", "black", "half", "stall", "gone"; "ok" heals it."""
         self.call("camera_fault", camera=camera, mode=mode)
 
     def obstacle(self, xyz: tuple[float, float, float] | None) -> None:

@@ -31,11 +31,13 @@ class Piece:
 
 
 class EmulatedBus:
-    """Dispatches instructions to motors. ``silent`` ids neither hear nor answer."""
+    """Dispatches instructions to motors. ``silent`` ids neither hear nor answer; ``twin`` shares an id
+    with another motor."""
 
     def __init__(self, motors: Sequence[EmulatedMotor]) -> None:
         self.motors = list(motors)
         self.silent: frozenset[int] = frozenset()
+        self.twin: EmulatedMotor | None = None
         self._handlers: dict[int, Callable[[Packet, list[EmulatedMotor], int], list[Piece]]] = {
             Instruction.PING: self._ping,
             Instruction.READ: self._read,
@@ -55,7 +57,7 @@ class EmulatedBus:
         """The pieces of the reply to ``packet``, sent at ``baud`` (None: any is understood)."""
         listening = [
             m
-            for m in self.motors
+            for m in (*self.motors, *([] if self.twin is None else [self.twin]))
             if m.id not in self.silent and m.present(now_ns) and (baud is None or m.baud == baud)
         ]
         for motor in listening:
@@ -131,33 +133,23 @@ class EmulatedBus:
     def _chain(
         self, wanted: list[tuple[int, int, int]], motors: list[EmulatedMotor], fast: bool
     ) -> list[Piece]:
-        """Replies in the order asked. Each motor waits for the one before it, so the first that
-        stays silent silences the rest."""
-        by_id = {m.id: m for m in motors}
-        answers: list[tuple[EmulatedMotor, int, bytes]] = []
-        for motor_id, address, count in wanted:
-            motor = by_id.get(motor_id)
-            if motor is None or motor.peek("Status_Return_Level") < 1:
-                break
-            error, data = motor.read(address, count)
-            answers.append((motor, error, data))
-        if not fast:
-            return [_status(m, error, data) for m, error, data in answers]
-        parts = [(error | m.alert, m.id, data) for m, error, data in answers]
-        asked = sum(count + FAST_OVERHEAD for _, _, count in wanted)
-        pieces = build_fast_status(parts, asked)
-        delays = [_delay_us(answers[0][0])] + [0] * (len(answers) - 1) if answers else []
-        return [Piece(p[1], raw, d) for p, raw, d in zip(parts, pieces, delays, strict=True)]
+        """Replies in the order asked; where two motors share an id their bits collide."""
+        by_id = {m.id: m for m in motors if m is not self.twin}
+        pieces = _answers(wanted, by_id, fast)
+        if self.twin is None or self.twin not in motors:
+            return pieces
+        others = _answers(wanted, {**by_id, self.twin.id: self.twin}, fast)
+        both = [collision(a, b) if a.data != b.data else a for a, b in zip(pieces, others, strict=False)]
+        return both + others[len(both) :]
 
     def _sync_write(self, packet: Packet, motors: list[EmulatedMotor], now_ns: int) -> list[Piece]:
         if len(packet.params) < 4:
             return []
         address, count = _words(packet.params)
-        by_id = {m.id: m for m in motors}
         for at in range(4, len(packet.params) - count, count + 1):
-            motor = by_id.get(packet.params[at])
-            if motor is not None:
-                motor.write(address, packet.params[at + 1 : at + 1 + count])
+            for motor in motors:
+                if motor.id == packet.params[at]:
+                    motor.write(address, packet.params[at + 1 : at + 1 + count])
         return []
 
     def _bulk_write(self, packet: Packet, motors: list[EmulatedMotor], now_ns: int) -> list[Piece]:
@@ -170,6 +162,31 @@ class EmulatedBus:
                 motor.write(address, data)
             at += 5 + count
         return []
+
+
+def collision(a: Piece, b: Piece) -> Piece:
+    """Two motors talk at once: on the open-drain line their bits AND together."""
+    overlap = min(len(a.data), len(b.data))
+    data = bytes(x & y for x, y in zip(a.data, b.data, strict=False))
+    return Piece(a.motor_id, data + max(a.data, b.data, key=len)[overlap:], a.delay_us)
+
+
+def _answers(wanted: list[tuple[int, int, int]], by_id: dict[int, EmulatedMotor], fast: bool) -> list[Piece]:
+    """Each motor waits for the one before it, so the first that stays silent silences the rest."""
+    answers: list[tuple[EmulatedMotor, int, bytes]] = []
+    for motor_id, address, count in wanted:
+        motor = by_id.get(motor_id)
+        if motor is None or motor.peek("Status_Return_Level") < 1:
+            break
+        error, data = motor.read(address, count)
+        answers.append((motor, error, data))
+    if not fast:
+        return [_status(m, error, data) for m, error, data in answers]
+    parts = [(error | m.alert, m.id, data) for m, error, data in answers]
+    asked = sum(count + FAST_OVERHEAD for _, _, count in wanted)
+    pieces = build_fast_status(parts, asked)
+    delays = [_delay_us(answers[0][0])] + [0] * (len(answers) - 1) if answers else []
+    return [Piece(p[1], raw, d) for p, raw, d in zip(parts, pieces, delays, strict=True)]
 
 
 def _words(params: bytes) -> tuple[int, int]:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hal.bench.emulated_bus import EmulatedBus
 from hal.bench.emulated_motor import EmulatedMotor
+from hal.bench.first_order import FirstOrderBackend
 from hal.bench.judge import GoalLog, Judge, JudgeReport
 from hal.bench.motors import MotorBackend
 from hal.bench.wire import EmulatorFaults, Wire
@@ -36,6 +37,7 @@ _log = logging.getLogger(__name__)
 _IDLE_MS = 5  # how often the watchdogs are looked at while the bus is quiet
 _SLEEP_SLACK_NS = 50_000  # what a sleep oversleeps: that much is spun, so that wire time is exact
 _REALTIME_PRIORITY = 50  # above any process of ours
+_BAUD_CODE = {baud: code for code, baud in BAUD_CODES.items()}
 _BAUD_OF_SPEED = {speed: baud for baud, speed in SPEEDS.items()}
 
 
@@ -70,16 +72,17 @@ class ServoEmulator:
 
     def __init__(self, spec: ArmSpec, backend: MotorBackend, config: EmulatorConfig | None = None) -> None:
         self.config = config or EmulatorConfig()
-        codes = {baud: code for code, baud in BAUD_CODES.items()}
-        if self.config.baud not in codes:
-            raise BenchError(f"motors cannot run at {self.config.baud} baud", f"use one of {sorted(codes)}")
+        if self.config.baud not in _BAUD_CODE:
+            raise BenchError(
+                f"motors cannot run at {self.config.baud} baud", f"use one of {sorted(_BAUD_CODE)}"
+            )
         self._judge = Judge(len(spec.motors))
         self.motors = [
             EmulatedMotor(
                 i,
                 motor.model,
                 motor.id,
-                codes[self.config.baud],
+                _BAUD_CODE[self.config.baud],
                 backend,
                 self.config.firmware,
                 self.config.indirect_data,
@@ -141,9 +144,15 @@ class ServoEmulator:
         def apply() -> None:
             self._faults = faults
             self._bus.silent = faults.silent_ids
+            self._bus.twin = None if faults.twin_id is None else self._stranger(faults.twin_id)
             self._apply_hardware_errors()
 
         self._run_in_thread(apply)
+
+    def reboot(self, motor_id: int) -> None:
+        """One motor loses its power for a moment: what is not in its EEPROM is gone."""
+        motor = self.motor(motor_id)
+        self._run_in_thread(lambda: motor.reboot(time.monotonic_ns()))
 
     def disconnect(self) -> None:
         """The adapter is pulled out: the port disappears and open handles fail."""
@@ -225,6 +234,13 @@ class ServoEmulator:
         os.close(self._master)
         self._master = None
 
+    def _stranger(self, motor_id: int) -> EmulatedMotor:
+        """A motor on the bus that moves no arm, with an id that is not its own."""
+        like = self.motor(motor_id)
+        return EmulatedMotor(
+            0, like.model, motor_id, _BAUD_CODE[self.config.baud], FirstOrderBackend(), self.config.firmware
+        )
+
     def _apply_hardware_errors(self) -> None:
         for motor in self.motors:
             bits = self._faults.hardware_error.get(motor.id, 0)
@@ -280,7 +296,7 @@ class ServoEmulator:
             data = os.read(master, 4 * MAX_PACKET)
         except OSError:
             return  # the client closed between poll and read
-        packets = self._parser.feed(data)
+        packets = self._parser.feed(self._wire.arriving(data, self._faults))
         baud = self._line_baud(master) if self.config.check_baud else None
         for motor_id in self._parser.rejected:
             self._wire.instruction_ends(OVERHEAD, arrived_ns)

@@ -84,6 +84,10 @@ class EmulatorProcess:
         self._tell("set_faults", name, faults)
         self._faults[name] = faults
 
+    def reboot(self, name: str, motor_id: int) -> None:
+        """As ``ServoEmulator.reboot``."""
+        self._tell("reboot", name, motor_id)
+
     def disconnect(self, name: str) -> None:
         """As ``ServoEmulator.disconnect``."""
         self._tell("disconnect", name)

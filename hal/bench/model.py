@@ -141,6 +141,7 @@ class WorldModel:
     timestep_s: float
     cube_body: int
     cube_geom: int
+    obstacle_geom: int
     pad_geoms: tuple[int, int]
     camera_ids: dict[str, int]
 
@@ -165,6 +166,7 @@ def compile_model(timestep_s: float, width: int, height: int) -> WorldModel:
         timestep_s=timestep_s,
         cube_body=int(mujoco.mj_name2id(mj, mujoco.mjtObj.mjOBJ_BODY, "cube")),
         cube_geom=geom("cube"),
+        obstacle_geom=geom("obstacle"),
         pad_geoms=(geom("fixed_pad"), geom("moving_pad")),
         camera_ids=cameras,
     )

@@ -2,8 +2,9 @@
 
 Position control as in the servos' e-manual: duty = (P/128)·error[ticks]/885 of the supply, limited;
 the DC motor turns duty into torque less back-EMF; the gearbox takes Coulomb friction; the winding
-heats with duty². Constants: XL430-W250 at 12 V (1.5 N·m, 61 rpm), XL330-M288 at 5 V (0.52 N·m,
-103 rpm, 1.47 A); temperature limits are the factory ones.
+heats with duty². A motor gives up on the errors that its Shutdown register names. Constants:
+XL430-W250 at 12 V (1.5 N·m, 61 rpm), XL330-M288 at 5 V (0.52 N·m, 103 rpm, 1.47 A); temperature
+and voltage limits are the factory ones.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from hal.types import NUM_JOINTS, Vector
 
 Float6 = npt.NDArray[np.float64]
 
+ERROR_INPUT_VOLTAGE = 0x01
 ERROR_OVERHEATING = 0x04
 ERROR_OVERLOAD = 0x20
 
@@ -41,10 +43,12 @@ class MotorKind(NamedTuple):
     heat_c_s: float
     max_temperature_c: float
     supply_v: float
+    min_v: float
+    shutdown: int
 
 
-XL430 = MotorKind(1.5, 6.4, 0.0, 0.0065, 0.020, 0.55, 72.0, 12.0)
-XL330 = MotorKind(0.52, 10.8, 1.47, 0.0020, 0.010, 0.70, 70.0, 5.0)
+XL430 = MotorKind(1.5, 6.4, 0.0, 0.0065, 0.020, 0.55, 72.0, 12.0, 6.0, 0x34)
+XL330 = MotorKind(0.52, 10.8, 1.47, 0.0020, 0.010, 0.70, 70.0, 5.0, 3.5, 0x35)
 
 # (model, position P gain register, duty limit): the gripper is limited the way current-based
 # position mode limits it, so that holding a cube is not a stall.
@@ -59,14 +63,14 @@ FOLLOWER_MOTORS: tuple[tuple[MotorKind, int, float], ...] = (
 
 _COOLING_PER_S = 1 / 300.0
 # columns of the parameter table handed to the compiled step
-_STALL, _GAIN, _LIMIT, _NO_LOAD, _FRICTION, _ARMATURE, _HEAT, _HOT, _AMPERE, _SUPPLY = range(10)
+_STALL, _GAIN, _LIMIT, _NO_LOAD, _FRICTION, _ARMATURE, _HEAT, _HOT, _AMPERE, _SUPPLY, _MIN, _OFF = range(12)
 
 
 @dataclass(frozen=True, slots=True)
 class MotorFaults:
-    """Extra Coulomb friction (N·m) and heating (°C/s) per joint, float64 (6,): write into them, any time."""
+    """What is wrong with each joint's motor, float64 (6,): write into the rows, any time."""
 
-    table: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, NUM_JOINTS)))
+    table: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((4, NUM_JOINTS)))
 
     @property
     def friction_nm(self) -> Vector:
@@ -78,13 +82,23 @@ class MotorFaults:
         """Heating added per joint, °C/s."""
         return self.table[1]
 
+    @property
+    def supply_v(self) -> Vector:
+        """The supply instead of the nominal one, V; 0 for the nominal one."""
+        return self.table[2]
+
+    @property
+    def strain(self) -> Vector:
+        """1 where the motor believes itself at full duty and so runs into its overload protection."""
+        return self.table[3]
+
     def clear(self) -> None:
         """Back to a healthy arm."""
         self.table[:] = 0.0
 
 
 def parameter_table() -> npt.NDArray[np.float64]:
-    """Parameters of the follower's motors, float64 (6, 10)."""
+    """Parameters of the follower's motors, float64 (6, 12)."""
     rows = []
     for kind, p_gain, limit in FOLLOWER_MOTORS:
         gain = p_gain / 128 * _TICKS_PER_RAD / 885
@@ -100,6 +114,8 @@ def parameter_table() -> npt.NDArray[np.float64]:
                 kind.max_temperature_c,
                 kind.ampere,
                 kind.supply_v,
+                kind.min_v,
+                kind.shutdown,
             )
         )
     return np.array(rows, dtype=np.float64)
@@ -121,17 +137,18 @@ def servo_step(
 ) -> None:
     """Fill ``torque`` (6,) N·m for one step of ``dt`` s and advance the motors' own state.
 
-    ``bias`` is gravity and Coriolis, N·m; ``extra`` (2, 6) friction and heat faults; ``state``
-    (3, 6) holds duty, temperature °C and seconds at full duty; ``errors`` collects the servos'
-    hardware error bits, which shut the motor down until they are cleared.
+    ``bias`` is gravity and Coriolis, N·m; ``extra`` (4, 6) the table of ``MotorFaults``; ``state``
+    (4, 6) holds duty, temperature °C, seconds at full duty and supply V; ``errors`` collects the servos'
+    hardware error bits: those in the Shutdown register keep the motor down until they are cleared.
     """
     for i in range(q.shape[0]):
         duty = 0.0
         drive = 0.0
-        if enabled[i] and errors[i] == 0:
+        supply = extra[2, i] if extra[2, i] > 0.0 else table[i, _SUPPLY]
+        if enabled[i] and errors[i] & np.uint8(table[i, _OFF]) == 0:
             limit = table[i, _LIMIT]
             duty = min(max(table[i, _GAIN] * (goal[i] - q[i]), -limit), limit)
-            drive = table[i, _STALL] * (duty - qd[i] / table[i, _NO_LOAD])
+            drive = table[i, _STALL] * (duty * (supply / table[i, _SUPPLY]) - qd[i] / table[i, _NO_LOAD])
         # Coulomb friction: whatever would stop this axis within the step, up to its limit. With the
         # rotor's inertia alone as estimate it can never overshoot into motion of its own.
         grip = table[i, _FRICTION] + extra[0, i]
@@ -142,7 +159,10 @@ def servo_step(
         state[1, i] += warmth * dt
         if state[1, i] > table[i, _HOT]:
             errors[i] |= ERROR_OVERHEATING
-        if abs(duty) >= OVERLOAD_DUTY:
+        state[3, i] = supply
+        if supply < table[i, _MIN]:
+            errors[i] |= ERROR_INPUT_VOLTAGE
+        if abs(duty) >= OVERLOAD_DUTY or extra[3, i] > 0.0:
             state[2, i] += dt
             if state[2, i] > OVERLOAD_AFTER_S:
                 errors[i] |= ERROR_OVERLOAD
@@ -176,4 +196,5 @@ def servo_report(
             effort = (duty - qd[i] / table[i, _NO_LOAD]) * table[i, _AMPERE]
         out[EFFORT, i] = round(effort * 1000.0) / 1000.0
         out[TEMPERATURE, i] = math.floor(state[1, i])
-        out[VOLTAGE, i] = round(table[i, _SUPPLY] * (1.0 - 0.03 * abs(duty)) * 10.0) / 10.0
+        supply = state[3, i] if state[3, i] > 0.0 else table[i, _SUPPLY]
+        out[VOLTAGE, i] = round(supply * (1.0 - 0.03 * abs(duty)) * 10.0) / 10.0

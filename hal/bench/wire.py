@@ -6,7 +6,7 @@ import random
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hal.bench.emulated_bus import Piece
+from hal.bench.emulated_bus import Piece, collision
 
 _BITS_PER_BYTE = 10  # start, eight data, stop
 
@@ -14,17 +14,21 @@ _BITS_PER_BYTE = 10  # start, eight data, stop
 class EmulatorFaults(BaseModel):
     """What goes wrong on an emulated bus. The default is nothing.
 
-    ``drop`` and ``corrupt``: probability, per motor and reply, that its bytes vanish or lose a
-    bit. ``delay_ms`` is added to each reply. ``silent_ids`` neither hear nor answer.
-    ``hardware_error`` sets error bits in those motors; they stay until a reboot.
+    ``drop`` and ``corrupt``: probability, per motor and reply, that its bytes vanish or lose a bit;
+    ``garble``: that what the host sends loses one. ``delay_ms`` is added to each reply. ``silent_ids``
+    neither hear nor answer. ``twin_id``: a further motor with this id, fresh from its box, hangs on the
+    same bus and answers at the same time. ``hardware_error`` sets error bits in those motors; they stay
+    until a reboot.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     drop: float = Field(default=0.0, ge=0.0, le=1.0)
     corrupt: float = Field(default=0.0, ge=0.0, le=1.0)
+    garble: float = Field(default=0.0, ge=0.0, le=1.0)
     delay_ms: float = Field(default=0.0, ge=0.0, le=10_000.0)
     silent_ids: frozenset[int] = frozenset()
+    twin_id: int | None = Field(default=None, ge=0, le=252)
     hardware_error: dict[int, int] = Field(default_factory=dict)
 
 
@@ -53,23 +57,26 @@ class Wire:
         if faults.drop and self._random.random() < faults.drop:
             return b""
         if faults.corrupt and self._random.random() < faults.corrupt:
-            bit = self._random.randrange(8 * len(data))
-            damaged = bytearray(data)
-            damaged[bit // 8] ^= 1 << (bit % 8)
-            return bytes(damaged)
+            return self._flip(data)
         return data
+
+    def arriving(self, data: bytes, faults: EmulatorFaults) -> bytes:
+        """What the motors hear of ``data`` sent by the host."""
+        return self._flip(data) if faults.garble and self._random.random() < faults.garble else data
+
+    def _flip(self, data: bytes) -> bytes:
+        bit = self._random.randrange(8 * len(data))
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        return bytes(damaged)
 
 
 def _collide(pieces: list[Piece]) -> list[Piece]:
-    """Motors of the same id talk at once: on the open-drain line their bits AND together."""
+    """Motors of the same id talk at once."""
     merged: list[Piece] = []
     for piece in pieces:
         if merged and merged[-1].motor_id == piece.motor_id:
-            a, b = merged[-1].data, piece.data
-            both = (
-                bytes(x & y for x, y in zip(a, b, strict=False)) + max(a, b, key=len)[min(len(a), len(b)) :]
-            )
-            merged[-1] = Piece(piece.motor_id, both, piece.delay_us)
+            merged[-1] = collision(merged[-1], piece)
         else:
             merged.append(piece)
     return merged

@@ -106,7 +106,7 @@ class World:
         self._table = parameter_table()
         self._goal = self.home.copy()
         self._enabled = np.ones(NUM_JOINTS, dtype=np.uint8)
-        self._motor = np.zeros((3, NUM_JOINTS))
+        self._motor = np.zeros((4, NUM_JOINTS))
         self._errors = np.zeros(NUM_JOINTS, dtype=np.uint8)
         self.faults = MotorFaults()
         self._lifted = False
@@ -148,9 +148,16 @@ class World:
         self._qvel[NUM_JOINTS:] = 0.0
         mujoco.mj_forward(self.model.mj, self._data)
 
+    def place_arm(self, q: Vector) -> None:
+        """Put the arm at ``q`` (6,), rad, at rest and with its goals there."""
+        self._q[:] = self._goal[:] = q
+        self._qvel[:NUM_JOINTS] = 0.0
+        mujoco.mj_forward(self.model.mj, self._data)
+
     def obstruct(self, xyz: tuple[float, float, float] | None) -> None:
         """Put a 4×12×20 cm block in the arm's way, centred at ``xyz`` m, or take it away (None)."""
         self._data.mocap_pos[0] = OBSTACLE_PARKED if xyz is None else xyz
+        mujoco.mj_forward(self.model.mj, self._data)
 
     # --- the arm ---------------------------------------------------------------------------------
 
@@ -266,6 +273,12 @@ class World:
         partners = {b if a == cube else a for a, b in self._data.contact.geom.tolist() if cube in (a, b)}
         fixed, moving = self.model.pad_geoms
         return fixed in partners, moving in partners
+
+    @property
+    def obstructed(self) -> bool:
+        """Whether the block of ``obstruct`` touches the arm or the cube."""
+        obstacle = self.model.obstacle_geom
+        return any(obstacle in pair for pair in self._data.contact.geom.tolist())
 
     def task(self) -> TaskState:
         """Where the task stands now."""
