@@ -147,7 +147,8 @@ class LearnerConfig(_Frozen):
     ``base_where`` and ``corrections_where`` are SQL conditions over the store's catalogue. A round
     starts when ``min_new_interventions`` corrected episodes are new since the last one. ``ratchet`` is
     how the command is called (default: beside this Python); ``rollout_arguments`` are added to each
-    ``ratchet evaluate``, for instance ``("--workers", "2")``.
+    ``ratchet evaluate``, for instance ``("--workers", "2")``. With ``idle_scheduling`` the learner runs only
+    when nothing else wants the processor (SCHED_IDLE); ``nice`` is what counts without.
     """
 
     store: Path
@@ -171,8 +172,8 @@ class LearnerConfig(_Frozen):
     ratchet: tuple[str, ...] = ()
     rollout_arguments: tuple[str, ...] = ()
     rollout_timeout_s: float = Field(default=1800.0, gt=0.0, le=86_400.0)
-    nice: int = Field(default=10, ge=0, le=19)
-    idle_scheduling: bool = False
+    nice: int = Field(default=19, ge=0, le=19)
+    idle_scheduling: bool = True
 
 
 C = TypeVar("C", bound=_Frozen)

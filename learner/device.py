@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+_LAST = 19  # the highest niceness
+
 
 def pick_device(wanted: str) -> torch.device:
     """``auto`` is CUDA where there is one."""
@@ -33,13 +35,35 @@ def use_bf16(precision: str, device: torch.device) -> bool:
 
 def lower_priority(nice: int, idle: bool) -> None:
     """Give way to the control loop: raise this process's niceness to ``nice``, or with ``idle`` run only
-    when nothing else wants the processor (SCHED_IDLE). Children inherit it."""
-    now = os.getpriority(os.PRIO_PROCESS, 0)
-    if nice > now:
-        os.setpriority(os.PRIO_PROCESS, 0, nice)
-    _lower_group(nice)
-    if idle and hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    when nothing else wants the processor (SCHED_IDLE). Later threads and children inherit it.
+
+    Both are properties of a thread, and libraries start theirs when they are imported: every thread
+    there is now is lowered.
+    """
+    for thread in threads():
+        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+            if nice > os.getpriority(os.PRIO_PROCESS, thread):
+                os.setpriority(os.PRIO_PROCESS, thread, nice)
+            if idle and hasattr(os, "SCHED_IDLE"):
+                os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+    _lower_group(_LAST if idle else nice)
+
+
+def threads(pid: int | None = None) -> list[int]:
+    """The kernel's numbers of a process's threads (default: this one's)."""
+    return [int(task) for task in os.listdir(f"/proc/{'self' if pid is None else pid}/task")]
+
+
+def one_thread_beside(robot: bool, configured: int) -> int:
+    """How many threads may compute: as configured, else one where a ``robot`` runs on this machine.
+
+    0 leaves the choice to torch. Beside a robot a second thread would only take the caches of the core
+    that keeps time. Sets torch's number too, for what is computed outside a training run.
+    """
+    count = configured or (1 if robot else 0)
+    if count:
+        torch.set_num_threads(count)
+    return count
 
 
 def _lower_group(nice: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from episodes.errors import StoreError
 from episodes.store import EpisodeStore
 from learner.config import LearnerConfig
-from learner.device import lower_priority
+from learner.device import lower_priority, one_thread_beside
 from learner.errors import LearnerError
 from learner.process import RoundReport, StageProgress, pending, run_round
 from learner.promotion import Promotion
@@ -42,6 +42,7 @@ def serve(
     again later; only a damaged ledger or missing keys end the service (LearnerError, PolicyError).
     """
     lower_priority(config.nice, config.idle_scheduling)
+    one_thread_beside(config.policy_server is not None, config.finetune.train.threads)
     tracker = Tracker(config.work / "tracking", config.name)
     server = (
         PolicyServer(config.policy_server, config.server_timeout_s)

@@ -48,6 +48,9 @@ class ServerConfig(BaseModel):
     max_warm_ms: float | None = Field(
         default=None, gt=0.0, description="refuse a bundle whose median warm run takes longer"
     )
+    nice: int = Field(
+        default=5, ge=0, le=19, description="behind the robot's own processes, ahead of the learner"
+    )
     stop_grace_s: float = Field(default=2.0, ge=0.0, le=60.0)
     reflection: bool = True
 

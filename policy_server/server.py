@@ -115,6 +115,7 @@ async def serve(config: ServerConfig, parent_pid: int | None = None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    _give_way(config.nice)
     async with PolicyServer(config) as server:
         with until_gone(parent_pid, stop):
             serving = server.servicer.slots.serving
@@ -122,6 +123,12 @@ async def serve(config: ServerConfig, parent_pid: int | None = None) -> None:
             notify("READY=1", f"STATUS=listening on {config.address}, {what}")
             await stop.wait()
             notify("STOPPING=1")
+
+
+def _give_way(nice: int) -> None:
+    """Raise this thread's niceness; the inference threads, which are made later, inherit it."""
+    if nice > os.getpriority(os.PRIO_PROCESS, 0):
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
 
 
 @contextlib.contextmanager

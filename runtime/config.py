@@ -89,4 +89,8 @@ class RobotConfig(_Frozen):
         default=RealtimeConfig(priority=20, lock_memory=True),
         description="what the bus processes ask of the kernel",
     )
+    loop: RealtimeConfig = Field(
+        default=RealtimeConfig(priority=10, lock_memory=True, prefault=False),
+        description="what the control loop asks, for its own thread",
+    )
     run_dir: Path = Field(default=Path("/run/ratchet"), description="rings and sockets live here")

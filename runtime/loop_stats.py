@@ -1,12 +1,39 @@
-"""Figures of the control loop: periods, lateness, missed ticks, inference times. Fixed memory."""
+"""Figures of the control loop: periods, lateness, missed ticks, inference times. Fixed memory.
+
+Every tick also goes into a ring in the run directory, so that a benchmark sees each one as it was.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
+from runtime.nouns import ActionChunk, Observation, Source, Waypoint
 from runtime.remote.facade import LoopFigures
+from runtime.ring import RingReader, RingWriter, create_ring
+from runtime.timing import Wake
 
 WINDOW = 1 << 14  # ticks kept for the percentiles: nine minutes at 30 Hz
+LOG_CAPACITY = 1024  # half a minute at 30 Hz for whoever reads along
+TICK = np.dtype(
+    [
+        ("tick", "<i8"),
+        ("deadline_ns", "<i8"),
+        ("late_ns", "<i8"),
+        ("skipped", "<i8"),
+        ("cause", "S12"),
+        ("exec_ns", "<i8"),
+        ("source", "u1"),
+        ("recording", "?"),
+        ("frame_ns", "<i8"),
+        ("command_seq", "<i8"),
+        ("chunk_tick", "<i8"),
+    ]
+)
+"""One tick: when it was due, how late it began and why (``TickTimer.cause``), how long it took, the stamp
+of the newest frame it saw (−1: none), the waypoint it sent (−1: none), and the tick whose observation the
+chunk being played was computed from (−1: none)."""
 
 
 class Samples:
@@ -63,3 +90,42 @@ class LoopStats:
             bus_cycles=bus_cycles,
             bus_lost=bus_lost,
         )
+
+
+class TickLog:
+    """Writes every tick into ``run_dir/loop.ticks``. Raises RingError when that cannot be made."""
+
+    def __init__(self, run_dir: Path) -> None:
+        path = run_dir / "loop.ticks"
+        create_ring(path, TICK, LOG_CAPACITY)
+        self._ring = RingWriter(path, TICK)
+        self._clear()
+
+    def _clear(self) -> None:
+        record = self._ring.record
+        record["frame_ns"] = record["command_seq"] = record["chunk_tick"] = -1
+        record["source"] = Source.NONE
+
+    def decided(self, seen: Observation, sent: Waypoint | None, playing: ActionChunk | None) -> None:
+        """What the tick saw and asked of the arm; ``playing`` is the policy's chunk, if it drives."""
+        record = self._ring.record
+        record["frame_ns"] = max((frame.t_ns for frame in seen.frames.values()), default=-1)
+        if sent is not None:
+            record["source"], record["command_seq"] = sent.source, sent.seq
+            if playing is not None and sent.source is Source.POLICY:
+                record["chunk_tick"] = playing.start_tick
+
+    def end(self, tick: int, wake: Wake, cause: str, end_ns: int, recording: bool) -> None:
+        """The tick is over: publish it."""
+        record = self._ring.record
+        record["tick"], record["recording"] = tick, recording
+        record["deadline_ns"], record["late_ns"], record["skipped"] = wake
+        record["cause"] = cause.encode()
+        record["exec_ns"] = end_ns - wake.deadline_ns - wake.late_ns
+        self._ring.push()
+        self._clear()
+
+
+def tick_reader(run_dir: Path) -> RingReader:
+    """Reads what a running service's TickLog writes. Raises RingError when there is none."""
+    return RingReader(run_dir / "loop.ticks", TICK)

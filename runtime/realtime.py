@@ -6,23 +6,34 @@ import ctypes
 import gc
 import os
 import signal
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
 _MCL_CURRENT_AND_FUTURE = 1 | 2
+_MCL_ONFAULT = 4
 _PR_SET_PDEATHSIG = 1
+_YOUNG = 5_000  # objects: as many as a few ticks leave behind
+_YOUNG_NS = 3_000_000
 
 
 class RealtimeConfig(BaseModel):
-    """What to ask the kernel for. ``priority`` 0 keeps the ordinary scheduler; ``cpus`` empty: any."""
+    """What to ask the kernel for.
+
+    ``priority`` is SCHED_FIFO's, 0 keeps the ordinary scheduler; it is the calling thread's alone, and
+    what that starts begins with the ordinary scheduler. ``cpus`` empty means any.
+    ``lock_memory`` keeps pages in memory; ``prefault`` also brings in those not touched yet, which is
+    too much for a process with many threads.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     priority: int = Field(0, ge=0, le=90)
     cpus: tuple[int, ...] = ()
     lock_memory: bool = False
+    prefault: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +65,13 @@ class RealtimeReport:
 def make_realtime(config: RealtimeConfig) -> RealtimeReport:
     """Freeze the collector, then whatever ``config`` asks. Refusals are reported, never raised.
 
-    Call it last, in a process that starts no further threads: what is running stays as it was.
+    Call it last, on the thread that keeps time: threads that run already stay as they were.
     """
     measures = [_freeze_collector()]
     if config.cpus:
         measures.append(_pin(config.cpus))
     if config.lock_memory:
-        measures.append(_lock_memory())
+        measures.append(_lock_memory(config.prefault))
     if config.priority:
         measures.append(_fifo(config.priority))
     return RealtimeReport(tuple(measures))
@@ -74,6 +85,37 @@ def _freeze_collector() -> Measure:
     return Measure("collector", True, f"frozen, {gc.get_freeze_count()} objects")
 
 
+class IdleCollector:
+    """Cyclic garbage is collected between ticks, never because an allocation happens to trigger it.
+
+    For a process that makes garbage for months, after ``make_realtime`` has stopped the collector. A
+    young collection costs microseconds; a full one runs once a minute, and only where twice the time
+    the last one took is left. When it would never fit, what lives is frozen, which makes it short again.
+    """
+
+    def __init__(self, every_ns: int = 60_000_000_000) -> None:
+        self._every_ns = every_ns
+        self._full_ns = time.monotonic_ns()
+        self._took_ns = 0
+        self.collections = 0
+
+    def between(self, now_ns: int, deadline_ns: int) -> None:
+        """A tick is over at ``now_ns``, the next is due at ``deadline_ns``."""
+        room_ns = (deadline_ns - now_ns) // 2
+        if now_ns - self._full_ns < self._every_ns:
+            if gc.get_count()[0] > _YOUNG and room_ns > _YOUNG_NS:
+                gc.collect(1)
+            return
+        if self._took_ns > room_ns:
+            if now_ns - self._full_ns < 2 * self._every_ns:
+                return  # a longer pause may come
+            gc.freeze()
+        gc.collect()
+        self._full_ns = time.monotonic_ns()
+        self._took_ns = self._full_ns - now_ns
+        self.collections += 1
+
+
 def _pin(cpus: Iterable[int]) -> Measure:
     wanted = sorted(set(cpus))
     try:
@@ -85,9 +127,9 @@ def _pin(cpus: Iterable[int]) -> Measure:
     return Measure("affinity", True, f"cpus {wanted}")
 
 
-def _lock_memory() -> Measure:
+def _lock_memory(prefault: bool) -> Measure:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mlockall(_MCL_CURRENT_AND_FUTURE):
+    if libc.mlockall(_MCL_CURRENT_AND_FUTURE | (0 if prefault else _MCL_ONFAULT)):
         why = os.strerror(ctypes.get_errno())
         return Measure("memory", False, f"{why}; LimitMEMLOCK=infinity in the unit grants it")
     return Measure("memory", True, "locked")

@@ -2,15 +2,18 @@
 
 uvloop's timers are whole milliseconds and may fire early, so nothing is paced with ``call_later``:
 threads sleep with ``clock_nanosleep`` to an absolute deadline, the event loop waits on an absolute
-``timerfd``.
+``timerfd`` until shortly before the deadline and then sleeps the rest holding the interpreter.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import errno
 import os
+import sys
+import threading
 import time
 from collections import Counter
 from typing import NamedTuple
@@ -32,13 +35,46 @@ class _Itimerspec(ctypes.Structure):
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc_keeping_gil = ctypes.PyDLL(None)
+
+LEAD_NS = 2_000_000  # of a period: what other callbacks and threads may take at its end
+LATE_NS = 1_000_000  # a tick later than this has its cause named
+_SHORT_TURN_S = 0.0005  # how long another thread may keep the interpreter while a tick waits for it
+_LONG_TURN_S = 0.1  # how long the tick may
 
 
-def sleep_until_ns(deadline_ns: int) -> None:
-    """Sleep to an absolute CLOCK_MONOTONIC time; returns at once when it has passed. Never early."""
+class SchedStat:
+    """What the kernel did with the calling thread: time it ran and time it stood in the queue, ns."""
+
+    def __init__(self) -> None:
+        self._file = -1
+        with contextlib.suppress(OSError):  # a kernel without scheduler statistics
+            path = f"/proc/self/task/{threading.get_native_id()}/schedstat"
+            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self) -> tuple[int, int]:
+        """(run, queued) since the thread began; zeros where the kernel does not tell."""
+        if self._file < 0:
+            return 0, 0
+        run, queued, _ = os.pread(self._file, 80, 0).split()
+        return int(run), int(queued)
+
+    def close(self) -> None:
+        """Give the file back; safe to call twice."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def sleep_until_ns(deadline_ns: int, *, keep_gil: bool = False) -> None:
+    """Sleep to an absolute CLOCK_MONOTONIC time; returns at once when it has passed. Never early.
+
+    With ``keep_gil`` no other Python thread runs meanwhile, so none can hold the waker up.
+    """
     at = _Timespec(deadline_ns // NS, deadline_ns % NS)
+    libc = _libc_keeping_gil if keep_gil else _libc
     while True:
-        code = _libc.clock_nanosleep(_CLOCK_MONOTONIC, _TIMER_ABSTIME, ctypes.byref(at), None)
+        code = libc.clock_nanosleep(_CLOCK_MONOTONIC, _TIMER_ABSTIME, ctypes.byref(at), None)
         if code != errno.EINTR:
             break
     if code:
@@ -165,11 +201,23 @@ def _expire(descriptor: int, fired: asyncio.Future[None]) -> None:
 
 
 class TickTimer:
-    """A ``Pacer`` for an event loop: ``wake = await timer.next()``. Use as a context."""
+    """A ``Pacer`` for an event loop: ``wake = await timer.next()``. Use as a context.
 
-    def __init__(self, period_ns: int) -> None:
+    The loop is asked to come back ``lead_ns`` before the deadline; the rest is slept to the deadline in
+    the kernel, holding the interpreter. What other callbacks and threads do shortly before a tick is
+    absorbed by the lead, and at the deadline only the kernel stands between the timer and the tick.
+    No spinning. After ``next``, ``cause`` says why a tick was later than 1 ms: ``work`` (the last
+    tick's own), ``queue`` (the thread could run, the scheduler had it wait), ``callback`` (the event
+    loop was busy), ``interpreter`` (another thread had it), ``kernel`` (woken late); or "".
+    """
+
+    def __init__(self, period_ns: int, lead_ns: int = LEAD_NS) -> None:
         self.pacer = Pacer(period_ns)
+        self.cause = ""
+        self._lead_ns = min(lead_ns, period_ns // 4)
         self._timer = TimerFd()
+        self._sched = SchedStat()
+        self._turn_s = sys.getswitchinterval()
 
     def __enter__(self) -> TickTimer:
         return self
@@ -182,11 +230,39 @@ class TickTimer:
         self.pacer.stage(name)
 
     async def next(self) -> Wake:
-        """Wait for the next tick."""
-        self.pacer.end_work(time.monotonic_ns())
-        await self._timer.sleep_until_ns(self.pacer.next_ns)
-        return self.pacer.woken(time.monotonic_ns())
+        """Wait for the next tick. Until it is called again, no other thread interrupts the caller."""
+        pacer = self.pacer
+        done_ns = time.monotonic_ns()
+        overran = done_ns > pacer.next_ns
+        pacer.end_work(done_ns)
+        run_ns, queued_ns = self._sched.read()
+        due_ns = pacer.next_ns
+        sys.setswitchinterval(_SHORT_TURN_S)
+        await self._timer.sleep_until_ns(due_ns - self._lead_ns)
+        sys.setswitchinterval(_LONG_TURN_S)
+        back_ns = time.monotonic_ns()
+        sleep_until_ns(due_ns, keep_gil=True)
+        wake = pacer.woken(time.monotonic_ns())
+        self.cause = ""
+        if wake.late_ns > LATE_NS or wake.skipped:
+            run, queued = self._sched.read()
+            delay_ns = max(back_ns - due_ns + self._lead_ns, wake.late_ns)
+            self.cause = _cause(overran, back_ns > due_ns, delay_ns, run - run_ns, queued - queued_ns)
+        return wake
 
     def close(self) -> None:
         """Give the timer back; safe to call twice."""
+        sys.setswitchinterval(self._turn_s)
         self._timer.close()
+        self._sched.close()
+
+
+def _cause(overran: bool, back_late: bool, delay_ns: int, run_ns: int, queued_ns: int) -> str:
+    """Why a tick that was ``delay_ns`` late came late: what its thread did since the last one."""
+    if overran:
+        return "work"
+    if queued_ns > delay_ns // 2:
+        return "queue"
+    if not back_late:
+        return "kernel"
+    return "callback" if run_ns > delay_ns // 2 else "interpreter"

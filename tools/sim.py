@@ -94,6 +94,7 @@ def start_sim(
     broker: str | None = None,
     keys: Path | None = None,
     health: int | None = None,
+    prerendered: bool = False,
     timeout_s: float = 120.0,
 ) -> SimRobot:
     """Start bench, policy server (with ``bundle`` or ``allow``) and robot below ``run_dir``; wait until up.
@@ -101,6 +102,7 @@ def start_sim(
     ``trust`` holds the public keys whose bundles are accepted, ``allow`` further directories that
     bundles may be loaded from. ``broker`` is HOST:PORT of a local MQTT broker, ``keys`` the key
     directory whose holder may command the robot over it (default: ``run_dir/keys``, made there).
+    With ``prerendered`` the cameras play a scene that is drawn once.
     Everything ends when this process does. Raises UsageError with the service's own line when it
     cannot start.
     """
@@ -113,6 +115,8 @@ def start_sim(
     for option, value in optional.items():
         if value is not None:
             arguments += [option, str(value.resolve() if isinstance(value, Path) else value)]
+    if prerendered:
+        arguments.append("--prerendered")
     for root in allow:
         arguments += ["--allow", str(root.resolve())]
     process = Child("robot service", arguments, paths.run_dir / "up.log")

@@ -51,10 +51,12 @@ def start_bench(
     width: int = 96,
     height: int = 96,
     baud: int = 1_000_000,
+    prerendered: bool = False,
     timeout_s: float = 60.0,
 ) -> BenchHandle:
     """Start ``python -m hal.bench.process`` and wait until it is ready.
 
+    With ``prerendered`` the cameras play a scene that is drawn once, whatever the arm does.
     Its log goes to ``directory/bench.log``; it ends when this process does. Raises BenchError when
     it dies or is not ready within ``timeout_s``.
     """
@@ -63,7 +65,7 @@ def start_bench(
     info_path.unlink(missing_ok=True)
     command = [sys.executable, "-m", "hal.bench.process", "--dir", str(directory), "--seed", str(seed)]
     command += ["--width", str(width), "--height", str(height), "--baud", str(baud)]
-    command += ["--parent-pid", str(os.getpid())]
+    command += ["--parent-pid", str(os.getpid()), *(["--prerendered"] if prerendered else [])]
     log_path = directory / "bench.log"
     with log_path.open("ab") as log_file:
         process = subprocess.Popen(

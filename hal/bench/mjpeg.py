@@ -22,8 +22,8 @@ from hal.types import Image
 
 log = logging.getLogger(__name__)
 
-CameraMode = Literal["ok", "freeze", "black", "stall", "gone"]
-MODES: tuple[CameraMode, ...] = ("ok", "freeze", "black", "stall", "gone")
+CameraMode = Literal["ok", "freeze", "black", "half", "stall", "gone"]
+MODES: tuple[CameraMode, ...] = ("ok", "freeze", "black", "half", "stall", "gone")
 
 JPEG_QUALITY = 95
 _NOISE_BANK = 7  # differing noise pictures, cycled: two successive frames are never equal
@@ -41,8 +41,8 @@ class _Part:
 class Feed:
     """The newest JPEG of one camera, and the ways it can fail.
 
-    ``freeze`` repeats the last picture, ``black`` sends black ones, ``stall`` sends nothing,
-    ``gone`` closes connections and refuses new ones.
+    ``freeze`` repeats the last picture, ``black`` sends black ones, ``half`` only the first half of each
+    JPEG, ``stall`` sends nothing, ``gone`` closes connections and refuses new ones.
     """
 
     def __init__(self, name: str, noise_seed: int = 0) -> None:
@@ -55,14 +55,26 @@ class Feed:
 
     def publish(self, image: Image, t_ns: int) -> None:
         """Encode and offer ``image`` (uint8 RGB), taken at ``t_ns``; a little sensor noise is added."""
-        mode, last = self.mode, self._part
-        if mode in ("stall", "gone"):
+        if self.mode in ("stall", "gone"):
             return
-        if mode == "freeze" and last is not None:
-            jpeg = last.jpeg
+        if self.mode == "freeze" and self._part is not None:
+            self._offer(self._part.jpeg, t_ns)
         else:
-            jpeg = _encode(np.zeros_like(image) if mode == "black" else self._with_noise(image))
-        number = 0 if last is None else last.number + 1
+            self._offer(
+                encode(np.zeros_like(image) if self.mode == "black" else self._with_noise(image)), t_ns
+            )
+
+    def replay(self, jpeg: bytes, t_ns: int) -> None:
+        """Offer a picture that is encoded already, as taken at ``t_ns``. It cannot be made black."""
+        if self.mode in ("stall", "gone"):
+            return
+        part = self._part
+        self._offer(part.jpeg if part is not None and self.mode == "freeze" else jpeg, t_ns)
+
+    def _offer(self, jpeg: bytes, t_ns: int) -> None:
+        number = 0 if self._part is None else self._part.number + 1
+        if self.mode == "half":
+            jpeg = jpeg[: len(jpeg) // 2]
         with self._fresh:
             self._part = _Part(number, jpeg, t_ns)
             self._fresh.notify_all()
@@ -81,7 +93,8 @@ class Feed:
         return cast(Image, cv2.add(image, self._noise[0]))
 
 
-def _encode(image: Image) -> bytes:
+def encode(image: Image) -> bytes:
+    """uint8 RGB (H, W, 3) as JPEG."""
     ok, jpeg = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not ok:
         raise BenchError(f"a picture of shape {image.shape} cannot be encoded as JPEG")

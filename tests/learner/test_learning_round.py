@@ -189,7 +189,7 @@ def policy_server(tmp_path: Path, shop: Shop):
 
 def test_the_service_learns_when_enough_was_corrected(bench: Bench, policy_server) -> None:
     service, address = policy_server
-    config = bench.config.model_copy(update={"policy_server": address, "nice": 0})
+    config = bench.config.model_copy(update={"policy_server": address, "nice": 0, "idle_scheduling": False})
     reports: list[object] = []
     lines: list[str] = []
     done = serve(config, threading.Event(), status=lines.append, on_round=reports.append, rounds=1)

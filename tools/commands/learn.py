@@ -58,7 +58,7 @@ def learn(config: Path, once: bool, control: bool, as_json: bool) -> None:
 
 def _once(settings: LearnerConfig, control: bool, as_json: bool) -> None:
     from episodes.store import EpisodeStore
-    from learner.device import lower_priority
+    from learner.device import lower_priority, one_thread_beside
     from learner.process import pending, run_round
     from learner.promotion import Promotion
     from learner.serving import PolicyServer
@@ -75,6 +75,7 @@ def _once(settings: LearnerConfig, control: bool, as_json: bool) -> None:
             show_json({"round": None, "waiting": waiting})
         return
     lower_priority(settings.nice, settings.idle_scheduling)
+    one_thread_beside(settings.policy_server is not None, settings.finetune.train.threads)
     server = (
         PolicyServer(settings.policy_server, settings.server_timeout_s) if settings.policy_server else None
     )

@@ -59,6 +59,7 @@ Examples:
 @click.option("--threads", type=click.IntRange(1, 64), default=1, help="Threads of one inference.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="With --sim: the first scene.")
 @click.option("--size", default="96x96", show_default=True, help="With --sim: pictures, WIDTHxHEIGHT.")
+@click.option("--prerendered", is_flag=True, help="With --sim: cameras play a scene that is drawn once.")
 @click.option("--name", default="bench", show_default=True, help="With --sim: the robot's name.")
 @click.option("--health", type=click.IntRange(0, 65535), help="With --sim: port of /healthz on loopback.")
 @click.option("--broker", help="With --sim: MQTT broker of the fleet, HOST:PORT on this machine.")
@@ -79,6 +80,7 @@ def up(
     threads: int,
     seed: int,
     size: str,
+    prerendered: bool,
     name: str,
     health: int | None,
     broker: str | None,
@@ -101,7 +103,11 @@ def up(
             server = _policy_server(address, bundle, allow, trust, backend, threads, log)
             stack.callback(server.stop)
         robot = fixed or _start_bench(
-            stack, paths, seed, _size(size), _options(name, health, broker, keys or paths.run_dir / "keys")
+            stack,
+            paths,
+            (seed, *_size(size)),
+            prerendered,
+            _options(name, health, broker, keys or paths.run_dir / "keys"),
         )
         if server is not None:
             server.wait_for_socket(Path(address.removeprefix("unix:")))
@@ -120,13 +126,18 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _start_bench(
-    stack: contextlib.ExitStack, paths: SimPaths, seed: int, size: tuple[int, int], options: SimOptions
+    stack: contextlib.ExitStack,
+    paths: SimPaths,
+    scene: tuple[int, int, int],
+    prerendered: bool,
+    options: SimOptions,
 ) -> RobotConfig:
+    """``scene`` is its seed and the pictures' width and height."""
     from hal.bench.launch import start_bench
 
     paths.ready.unlink(missing_ok=True)
     with deaf_to_interrupts():
-        bench = stack.enter_context(start_bench(paths.bench, seed, size[0], size[1]))
+        bench = stack.enter_context(start_bench(paths.bench, *scene, prerendered=prerendered))
     paths.config.write_text(sim_text(paths, bench.info, options))
     return load(RobotConfig, paths.config)
 

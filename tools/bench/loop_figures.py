@@ -1,0 +1,93 @@
+"""From what was seen of the loop to its figures: lateness and its causes, pictures to goals."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy.typing as npt
+
+from tools.bench.common import quantile
+from tools.bench.watching import Seen
+
+LATE_MS = 1.0
+DEFINITIONS = {
+    "lateness_ms": "from a tick's deadline on the fixed 30 Hz grid to its first instruction; every tick",
+    "missed": "deadlines at which no tick ran",
+    "photon_to_goal_ms": (
+        "policy, learning: from the newest picture a chunk was computed from to the first goal of that chunk "
+        "written to the motors; idle, recording: as frame_to_goal_ms"
+    ),
+    "frame_to_goal_ms": "from the newest picture a tick saw to that tick's goal written to the motors",
+    "cpu_percent": "of one processor, the robot's processes; the simulated arm and cameras apart",
+    "late_causes": (
+        "of ticks later than 1 ms: work (of the tick before), queue (runnable, not run), callback (event "
+        "loop busy), interpreter (another thread held it), kernel (woken late)"
+    ),
+    "peers": "two loops that only keep time, beside each load, against their own ideal grid",
+}
+
+
+def timing(seen: Seen, seconds: float) -> dict[str, Any]:
+    """The figures of one load, from what was seen of it in ``seconds``."""
+    ticks = seen.ticks
+    late = _ms(ticks["late_ns"])
+    cycle_late = _ms(seen.cycle_late_ns)
+    to_goal = frame_to_goal_ms(ticks, seen.written)
+    photon = chunk_to_goal_ms(ticks, seen.written) or to_goal
+    return {
+        "ticks": len(ticks),
+        "missed": int(ticks["skipped"].sum()),
+        "lateness_ms_p50": quantile(late, 50),
+        "lateness_ms_p99": quantile(late, 99),
+        "lateness_ms_p999": quantile(late, 99.9),
+        "lateness_ms_max": round(max(late, default=0.0), 4),
+        "late_causes": late_causes(ticks),
+        "exec_ms_p50": quantile(_ms(ticks["exec_ns"]), 50),
+        "exec_ms_p99": quantile(_ms(ticks["exec_ns"]), 99),
+        "bus_hz": round(len(seen.cycle_ns) / seconds, 2),
+        "bus_late_ms_p99": quantile(cycle_late, 99),
+        "bus_late_ms_max": round(max(cycle_late, default=0.0), 4),
+        "photon_to_goal_ms_p50": quantile(photon, 50),
+        "photon_to_goal_ms_p99": quantile(photon, 99),
+        "frame_to_goal_ms_p50": quantile(to_goal, 50),
+        "frame_to_goal_ms_p99": quantile(to_goal, 99),
+        "unread": seen.lost,
+    }
+
+
+def frame_to_goal_ms(ticks: npt.NDArray[Any], written: Mapping[int, int]) -> list[float]:
+    """Of each tick that saw a picture and commanded: from the picture to its goal at the motors."""
+    rows = zip(ticks["frame_ns"].tolist(), ticks["command_seq"].tolist(), strict=True)
+    return [(written[seq] - frame) / 1e6 for frame, seq in rows if frame >= 0 and seq in written]
+
+
+def chunk_to_goal_ms(ticks: npt.NDArray[Any], written: Mapping[int, int]) -> list[float]:
+    """Of each chunk: from the picture it was computed from to its first goal at the motors."""
+    frames = dict(zip(ticks["tick"].tolist(), ticks["frame_ns"].tolist(), strict=True))
+    out, last = [], -1
+    for chunk, seq in zip(ticks["chunk_tick"].tolist(), ticks["command_seq"].tolist(), strict=True):
+        if chunk > last and seq in written:
+            last = chunk
+            if frames.get(chunk, -1) >= 0:
+                out.append((written[seq] - frames[chunk]) / 1e6)
+    return out
+
+
+def late_causes(ticks: npt.NDArray[Any]) -> dict[str, dict[str, float]]:
+    """Cause → how many ticks were more than 1 ms late because of it, and by how much at worst."""
+    late = ticks[(ticks["late_ns"] > LATE_MS * 1e6) | (ticks["skipped"] > 0)]
+    counts = Counter(cause.decode() for cause in late["cause"].tolist())
+    return {
+        cause: {
+            "ticks": count,
+            "worst_ms": round(float(late["late_ns"][late["cause"] == cause.encode()].max()) / 1e6, 3),
+        }
+        for cause, count in counts.most_common()
+    }
+
+
+def _ms(ns: npt.NDArray[Any]) -> list[float]:
+    milliseconds: list[float] = (ns / 1e6).tolist()
+    return milliseconds
