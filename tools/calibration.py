@@ -8,16 +8,18 @@ turn all the way round (shoulder_pan, wrist_roll) keep the whole turn, as in LeR
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hal.calibration import ZERO_TICK, Calibration, JointCalibration
+from hal.calibration import RAD_PER_TICK, ZERO_TICK, Calibration, JointCalibration
 from hal.dynamixel.arm import ArmSpec
 from hal.dynamixel.bus import ArmBus
 from hal.dynamixel.tables import TICKS_PER_TURN
+from hal.types import Vector
 from tools.errors import UsageError
 
 FULL_TURN = ("shoulder_pan", "wrist_roll")
@@ -52,13 +54,15 @@ class JointRange:
 class HandCalibration:
     """The procedure: ``begin`` at the middle pose, ``look`` while the joints are moved, then ``result``.
 
-    ``bus`` is open with an identity calibration. Interrupted, it goes on from the file ``progress_file``.
+    ``bus`` is open with an identity calibration; joints in ``invert`` count the other way than usual.
+    Interrupted, it goes on from the file ``progress_file``.
     """
 
-    def __init__(self, bus: ArmBus, leader: bool, progress_file: Path) -> None:
+    def __init__(self, bus: ArmBus, leader: bool, progress_file: Path, invert: Collection[str] = ()) -> None:
         self._bus = bus
         self._spec: ArmSpec = bus.spec
-        self._inverted = np.array([leader and m.joint in LEADER_INVERTED for m in self._spec.motors])
+        usual = LEADER_INVERTED if leader else ()
+        self._inverted = np.array([(m.joint in usual) != (m.joint in invert) for m in self._spec.motors])
         self._file = progress_file
         n = len(self._spec.motors)
         self._middle = np.zeros(n, dtype=np.int64)
@@ -112,13 +116,23 @@ class HandCalibration:
         """Keep what was measured so far, for ``resume``."""
         self._save()
 
+    def forgotten(self) -> str:
+        """The joints that were not moved far enough, and how far they were, for a person; empty: none."""
+        rows = [row for row in self.look() if not row.enough]
+        return ", ".join(f"{row.joint} ({_degrees(row.high - row.low):.0f}°)" for row in rows)
+
+    def pose(self) -> Vector:
+        """Where the arm is now, rad (6,), in the calibration that this will give."""
+        self._follow(self._ticks())
+        return np.asarray(np.where(self._inverted, -1, 1) * self._turned * RAD_PER_TICK, dtype=np.float64)
+
     def result(self) -> Calibration:
         """The calibration. Raises UsageError naming the joints that were not moved far enough."""
-        forgotten = [row.joint for row in self.look() if not row.enough]
+        forgotten = self.forgotten()
         if forgotten:
             self._save()
             raise UsageError(
-                f"{', '.join(forgotten)} moved less than {MIN_SWEEP_TICKS} ticks; "
+                f"moved less than {_degrees(MIN_SWEEP_TICKS):.0f}°: {forgotten}; "
                 "run this again, it goes on from here, and move each from end to end"
             )
         return Calibration({m.joint: self._row(i) for i, m in enumerate(self._spec.motors)})
@@ -164,3 +178,7 @@ class HandCalibration:
         partial = self._file.with_suffix(".writing")
         partial.write_text(json.dumps(progress.model_dump()))
         partial.replace(self._file)
+
+
+def _degrees(ticks: int) -> float:
+    return ticks * 360.0 / TICKS_PER_TURN

@@ -18,6 +18,7 @@ from hal.calibration import RAD_PER_TICK, Calibration
 from hal.dynamixel.arm import KOCH_FOLLOWER, KOCH_LEADER
 from hal.errors import CalibrationError
 from tests.tools.acting import call
+from tools.calibration_notes import rest_notes
 from tools.errors import UsageError
 
 MIDDLE = np.array([0.3, -0.2, 0.1, 0.0, 2.9, 0.4])  # the roll stands near its encoder's jump
@@ -84,10 +85,13 @@ def test_moved_by_hand_and_interrupted_once_it_knows_zero_and_ranges(
     read_until(first, "end to end")
     arm.go(MIDDLE - BELOW)
     arm.go(MIDDLE)
-    enter(first)  # too early: no joint went up, and the elbow's range is one-sided
-    _, error = first.communicate(timeout=30)
-    # Every joint moved far enough downwards to count, so this run already gives a calibration.
+    enter(first)  # too early: no joint went up
+    read_until(first, "fold the arm")
+    enter(first)
+    said, error = first.communicate(timeout=30)
+    # Every joint moved far enough downwards to count, so this run already gives a calibration, and a remark.
     assert first.returncode == 0, error
+    assert "shoulder_lift: what was shown as its middle lies at one end" in said
     half = Calibration.load(out)
     assert half.limits_rad[1][1] == pytest.approx(0.0, abs=TICK)
     again = start(emulator, out)
@@ -103,10 +107,15 @@ def test_moved_by_hand_and_interrupted_once_it_knows_zero_and_ranges(
     read_until(third, "end to end")
     arm.go(MIDDLE)
     arm.go(MIDDLE - BELOW)
-    arm.go(MIDDLE)
+    arm.go(MIDDLE + np.array([0.0, -0.9, -0.8, 0.0, 0.0, 0.0]))
     enter(third)
-    _, error = third.communicate(timeout=30)
+    read_until(third, "fold the arm")
+    enter(third)
+    said, error = third.communicate(timeout=30)
     assert third.returncode == 0, error
+    assert "turns the other way" not in said, "the leader's elbow counts the other way round, as it should"
+    assert "elbow_flex: counts the other way round" in said
+    assert "gripper: LeRobot's 0 … 100 is -0.50 … +0.40 rad" in said
     found = Calibration.load(out)
     found.check(KOCH_LEADER)
     assert found.joints["elbow_flex"].drive_mode == 1
@@ -134,6 +143,7 @@ def test_a_joint_that_was_forgotten_is_named_and_the_rest_is_kept(
     move[3] = 0.0
     arm.go(MIDDLE - move)
     enter(process)
+    read_until(process, "not moved far enough yet: wrist_flex (0°)")
     _, error = process.communicate(timeout=30)
     assert process.returncode == 2
     assert "wrist_flex" in error
@@ -152,6 +162,81 @@ def test_a_file_is_checked(tmp_path: Path) -> None:
     bad.write_text(json.dumps(data))
     assert isinstance(call("calibrate", "--check", bad).exception, CalibrationError)
     assert isinstance(call("calibrate").exception, UsageError)
+
+
+LEROBOT = """{
+    "shoulder_pan": {
+        "id": 1,
+        "drive_mode": 0,
+        "homing_offset": -1022,
+        "range_min": 0,
+        "range_max": 4095
+    },
+    "shoulder_lift": {
+        "id": 2,
+        "drive_mode": 0,
+        "homing_offset": 1025,
+        "range_min": 878,
+        "range_max": 3160
+    },
+    "elbow_flex": {
+        "id": 3,
+        "drive_mode": 1,
+        "homing_offset": 2047,
+        "range_min": 920,
+        "range_max": 3077
+    },
+    "wrist_flex": {
+        "id": 4,
+        "drive_mode": 0,
+        "homing_offset": 37,
+        "range_min": 887,
+        "range_max": 3210
+    },
+    "wrist_roll": {
+        "id": 5,
+        "drive_mode": 0,
+        "homing_offset": 0,
+        "range_min": 0,
+        "range_max": 4095
+    },
+    "gripper": {
+        "id": 6,
+        "drive_mode": 0,
+        "homing_offset": -500,
+        "range_min": 1902,
+        "range_max": 2506
+    }
+}
+"""
+
+
+def test_lerobots_file_loads_is_explained_and_saves_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "lerobot.json"
+    path.write_text(LEROBOT)
+    said = call("calibrate", "leader", "--check", path).stdout
+    assert "wrist_roll: keeps the whole turn" in said
+    assert "elbow_flex: counts the other way round" in said
+    # 878 - 1025 < 0 <= 3160 - 1025: the motor's own ticks run through the jump.
+    assert "shoulder_lift: its range passes the point" in said
+    assert "wrist_flex: its range" not in said
+    calibration = Calibration.load(path)
+    calibration.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_text() == LEROBOT
+    # LeRobot's middle is 2047: with drive_mode 1 the motor stands at 0 there, and c = -r + offset.
+    assert abs(calibration.to_rad(np.array([3069, 1022, 0, 2010, 2047, 2547]))).max() < TICK
+
+
+def test_a_joint_that_counts_the_other_way_is_named_with_both_remedies() -> None:
+    rest = (0.0, -1.55, 1.65, 0.35, 0.0)
+    assert list(rest_notes(np.array([0.1, -1.4, 1.5, 0.2, 0.0, 0.4]), rest, leader=False)) == []
+    (opposite, place) = rest_notes(np.array([0.1, 1.4, 1.5, 0.2, 0.0, 0.4]), rest, leader=False)
+    assert "shoulder_lift: turns the other way" in opposite
+    assert "--invert shoulder_lift" in opposite
+    assert "rest_pose = [0.10, 1.40, 1.50, 0.20, 0.00]" in place
+    elsewhere, place = rest_notes(np.array([1.2, -1.4, 1.5, 0.2, 0.0, 0.4]), rest, leader=False)
+    assert "shoulder_pan" in elsewhere
+    assert list(rest_notes(np.array([1.2, -1.4, 1.5, 0.2, 0.0, 0.4]), rest, leader=True)) == []
 
 
 def config(tmp_path: Path, follower: str, leader: str, baud: int = 1_000_000) -> Path:

@@ -17,8 +17,11 @@ from hal.calibration import Calibration
 from hal.dynamixel.arm import KOCH_FOLLOWER, KOCH_LEADER, ArmSpec
 from hal.dynamixel.bus import ArmBus
 from hal.errors import HalError, MotorError
+from hal.types import JOINTS
 from runtime.config import RobotConfig
+from runtime.servo import ServoConfig
 from tools.calibration import HandCalibration, JointRange
+from tools.calibration_notes import notes, rest_notes
 from tools.config import load
 from tools.console import say
 from tools.errors import UsageError
@@ -32,6 +35,7 @@ EXAMPLES = """
 Examples:
   ratchet calibrate follower --config /etc/ratchet/ratchet.toml
   ratchet calibrate leader --port /dev/ttyACM1 --out koch_leader.json
+  ratchet calibrate follower --config /etc/ratchet/ratchet.toml --invert shoulder_lift
   ratchet calibrate --check koch_follower.json
 """
 
@@ -42,6 +46,7 @@ Examples:
 @click.option("--port", help="Serial port of the arm.")
 @click.option("--baud", type=int, default=1_000_000, show_default=True)
 @click.option("--out", type=PATH, help="File to write [default: koch_ARM.json, or what --config names].")
+@click.option("--invert", type=click.Choice(JOINTS), multiple=True, help="This joint counts the other way.")
 @click.option("--restart", is_flag=True, help="Forget an interrupted run instead of going on with it.")
 @click.option("--check", type=PATH, help="Only look whether this file is sound.")
 def calibrate(
@@ -50,48 +55,55 @@ def calibrate(
     port: str | None,
     baud: int,
     out: Path | None,
+    invert: tuple[str, ...],
     restart: bool,
     check: Path | None,
 ) -> None:
     """Calibrate ARM by moving it by hand, its motors released; the service must not be running.
 
-    Twice you are asked to press Enter: with the arm in the middle of its ranges, and when each joint
-    has been moved from end to end. Interrupted, it goes on where it was.
+    Three times you are asked to press Enter: with the arm in the middle of its ranges, when each joint
+    has been moved from end to end, and with the arm folded as it shall lie when it is let down (which
+    shows whether the joints count in the direction that is expected). Interrupted, it goes on where it was.
     """
     if check is not None:
         _check(check, arm)
         return
     if arm is None:
         raise UsageError("say which arm: `ratchet calibrate follower` or `ratchet calibrate leader`")
-    port, baud, out = _where(arm, config, port, baud, out)
+    robot = None if config is None else load(RobotConfig, config)
+    port, baud, out = _where(arm, robot, port, baud, out)
     spec = KOCH_LEADER if arm == "leader" else KOCH_FOLLOWER
     bus = ArmBus(spec, Calibration.identity(spec), port, baud)
     bus.open()
     with contextlib.closing(bus):
         _release(bus)
-        work = HandCalibration(bus, arm == "leader", out.with_suffix(".progress"))
+        work = HandCalibration(bus, arm == "leader", out.with_suffix(".progress"), invert)
         if restart or not work.resume():
             _ask("move the arm to the middle of all its ranges, then press Enter")
             work.begin()
         else:
             say("going on with the calibration that was interrupted (--restart begins anew)")
         _sweep(work)
+        _ask("fold the arm as it shall lie when it is let down, the gripper closed, then press Enter")
+        folded = work.pose()
         result = work.result()
         result.save(out)
         work.done()
     click.echo(f"wrote {out}")
     _show(result)
+    servo = ServoConfig() if robot is None else robot.servo
+    for note in rest_notes(folded, servo.rest_pose, arm == "leader"):
+        click.echo(f"note: {note}")
 
 
 def _where(
-    arm: str, config: Path | None, port: str | None, baud: int, out: Path | None
+    arm: str, robot: RobotConfig | None, port: str | None, baud: int, out: Path | None
 ) -> tuple[str, int, Path]:
     """Port, baud rate and file: from the options, else from the configuration."""
-    if config is not None:
-        robot = load(RobotConfig, config)
+    if robot is not None:
         section = robot.follower if arm == "follower" else robot.leader
         if section is None:
-            raise UsageError(f"{config} has no [{arm}]")
+            raise UsageError(f"the configuration has no [{arm}]")
         port, baud, out = port or section.port, section.baud, out or section.calibration
     if port is None:
         raise UsageError("say where the arm is: --port, or --config FILE; `ratchet doctor` lists the ports")
@@ -108,14 +120,29 @@ def _release(bus: ArmBus) -> None:
 def _ask(what: str) -> None:
     say(what)
     if not sys.stdin.readline():
-        raise UsageError(
-            "the input ended before the calibration was done; run this again, it goes on from here"
-        )
+        raise _input_ended()
+
+
+def _input_ended() -> UsageError:
+    return UsageError("the input ended before the calibration was done; run this again, it goes on from here")
 
 
 def _sweep(work: HandCalibration) -> None:
-    """Watch the joints being moved until Enter is pressed."""
-    say("move every joint slowly from end to end (pan and roll keep the whole turn), then press Enter")
+    """Watch the joints being moved until Enter is pressed and each was moved far enough."""
+    say(
+        "move every joint slowly from end to end, the gripper from closed to wide open "
+        "(pan and roll keep the whole turn), then press Enter"
+    )
+    while True:
+        _watch(work)
+        forgotten = work.forgotten()
+        if not forgotten:
+            return
+        say(f"not moved far enough yet: {forgotten}; move them from end to end, then press Enter")
+
+
+def _watch(work: HandCalibration) -> None:
+    """Follow the joints until Enter is pressed. Raises UsageError when the input ends, MotorError."""
     console = Console(file=sys.stderr, highlight=False)
     saved = time.monotonic()
     silent = 0
@@ -136,7 +163,9 @@ def _sweep(work: HandCalibration) -> None:
             if time.monotonic() - saved > _SAVE_EVERY_S:
                 work.save()
                 saved = time.monotonic()
-    sys.stdin.readline()
+    if not sys.stdin.readline():
+        work.result()  # a person who is gone and has forgotten a joint is told which
+        raise _input_ended()
 
 
 def _table(rows: list[JointRange]) -> Table:
@@ -170,3 +199,5 @@ def _check(path: Path, arm: str | None) -> None:
 def _show(calibration: Calibration) -> None:
     for joint, (low, high) in zip(calibration.joints, calibration.limits_rad, strict=True):
         click.echo(f"  {joint:<14} {low:+.3f} … {high:+.3f} rad")
+    for note in notes(calibration):
+        click.echo(f"note: {note}")
