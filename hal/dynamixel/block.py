@@ -1,6 +1,10 @@
 """The state of a motor as one contiguous block of 15 bytes, gathered by indirect addressing.
 
 position i32 | velocity i32 | effort i16 | voltage u16 | temperature u8 | hardware error u8 | moving u8
+
+``DIRECT_BLOCK`` is the same state where the registers of all X models lie, Moving (122) to
+Present_Temperature (146): ten bytes more, and the hardware error is not among them. It serves motors without
+indirect addressing, which only `ratchet bench bus` accepts.
 """
 
 from __future__ import annotations
@@ -25,6 +29,16 @@ BLOCK = np.dtype(
 )
 BLOCK_BYTES = BLOCK.itemsize
 
+DIRECT_ADDRESS = 122
+DIRECT_BLOCK = np.dtype(
+    {
+        "names": ["moving", "effort", "velocity", "position", "voltage", "temperature"],
+        "formats": ["u1", "<i2", "<i4", "<i4", "<u2", "u1"],
+        "offsets": [0, 4, 6, 10, 22, 24],
+        "itemsize": 25,
+    }
+)
+
 VELOCITY_UNIT = 0.229 * 2 * math.pi / 60
 """rad/s per register unit (0.229 rev/min)."""
 EFFORT_UNIT = 0.001
@@ -47,5 +61,5 @@ def block_addresses(model: Model) -> list[int]:
 
 
 def as_rows(blocks: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
-    """A view of uint8 (n, 15) as n records of ``BLOCK``."""
-    return blocks.view(BLOCK)[:, 0]
+    """A view of uint8 (n, 15) as n records of ``BLOCK``; of (n, 25) as ``DIRECT_BLOCK``."""
+    return blocks.view(BLOCK if blocks.shape[1] == BLOCK_BYTES else DIRECT_BLOCK)[:, 0]

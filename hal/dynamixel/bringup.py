@@ -25,12 +25,15 @@ _RETURN_ALL = 2
 
 @dataclass(frozen=True, slots=True)
 class MotorInfo:
-    """What one motor turned out to be. ``block_address`` is where its state block can be read."""
+    """What one motor turned out to be. ``block_address`` is where its state block can be read, of
+    ``block_bytes`` bytes; ``return_delay_ns`` how long it waits before it replies."""
 
     spec: MotorSpec
     firmware: int
     operating_mode: int
     block_address: int
+    block_bytes: int = BLOCK_BYTES
+    return_delay_ns: int = 0
 
 
 def bring_up(
@@ -51,7 +54,7 @@ def bring_up(
         torque = bool(link.read(motor, "Torque_Enable"))
         _settle_eeprom(link, motor, mode, torque)
         _settle_gains(link, motor)
-        infos.append(MotorInfo(motor, firmware, mode, _map_block(link, motor, torque)))
+        infos.append(MotorInfo(motor, firmware, mode, map_block(link, motor, torque)))
     return tuple(infos)
 
 
@@ -116,8 +119,11 @@ def _settle_gains(link: Link, motor: MotorSpec) -> None:
             link.write(motor, register, value)
 
 
-def _map_block(link: Link, motor: MotorSpec, torque: bool) -> int:
-    """Point the indirect addresses at the state block; returns the address where it reads right."""
+def map_block(link: Link, motor: MotorSpec, torque: bool) -> int:
+    """Point the indirect addresses at the state block; returns the address where it reads right.
+
+    Raises MotorError when it has none, or its torque is on and they are not set.
+    """
     start = motor.model.indirect_address
     wanted = b"".join(address.to_bytes(2, "little") for address in block_addresses(motor.model))
     if link.read_bytes(motor, start, 2 * BLOCK_BYTES) != wanted:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ from hal.dynamixel.block import BLOCK_BYTES, EFFORT_UNIT, VELOCITY_UNIT, VOLTAGE
 from hal.dynamixel.bringup import MotorInfo, bring_up
 from hal.dynamixel.errors import decode_hardware_error, hardware_remedy
 from hal.dynamixel.link import Link
-from hal.dynamixel.packet import BROADCAST_ID, OVERHEAD, Instruction, build
+from hal.dynamixel.packet import ALERT_BIT, BROADCAST_ID, OVERHEAD, Instruction, build
 from hal.dynamixel.port import Port
 from hal.dynamixel.reading import METHODS, Method, Reader, choose
 from hal.dynamixel.tables import POSITION_MODE, TICKS_PER_TURN, WATCHDOG_TRIPPED, WATCHDOG_UNIT_MS
@@ -29,6 +30,9 @@ from hal.errors import MotorError, PortError
 from hal.types import JointState, Vector
 
 _log = logging.getLogger(__name__)
+
+SetUp = Callable[[Link, ArmSpec, Calibration, str, int], tuple[MotorInfo, ...]]
+"""How ``open`` meets the motors: link, arm, calibration, port and baud in; what they are out."""
 
 _GOAL = np.dtype([("id", "u1"), ("ticks", "<i4")])
 _GOAL_HEAD = b"\x74\x00\x04\x00"  # Goal_Position (116), four bytes: the same in all models
@@ -163,19 +167,19 @@ class ArmBus:
         return {info.spec.id: info.block_address for info in self._infos}
 
     def wire_ms(self, write: bool = True) -> float:
-        """What the bytes of one cycle take on the wire, ms: the read and its replies, and the goals."""
-        bytes_read = self._require().wire_bytes
-        bytes_written = OVERHEAD + len(_GOAL_HEAD) + self._goals.nbytes if write else 0
-        return (bytes_read + bytes_written) * self._port.byte_ns * 1e-6
+        """What one cycle takes on the wire, ms: the read, its replies and their delays, and the goals."""
+        written = OVERHEAD + len(_GOAL_HEAD) + self._goals.nbytes if write else 0
+        return (self._require().wire_ns + written * self._port.byte_ns) * 1e-6
 
-    def open(self) -> None:
+    def open(self, set_up: SetUp = bring_up) -> None:
         """Open the port, check and set up every motor, take a first sample. Torque stays as it is.
 
         Raises PortError or MotorError with the remedy; the port is closed again then.
         """
         self._port.open()
         try:
-            self._infos = bring_up(self._link, self.spec, self.calibration, self._port.path, self._port.baud)
+            self._infos = set_up(self._link, self.spec, self.calibration, self._port.path, self._port.baud)
+            self._blocks = np.zeros((len(self._infos), self._infos[0].block_bytes), dtype=np.uint8)
             wanted = METHODS if self.config.read_method is None else (self.config.read_method,)
             self._reader = choose(self._port, self._infos, self._margin_ns, wanted, self.config.retries)
             self._first_sample()
@@ -343,10 +347,16 @@ class ArmBus:
             effort=rows["effort"] * (sign * EFFORT_UNIT),
             temperature=rows["temperature"].astype(np.float64),
             voltage=rows["voltage"] * VOLTAGE_UNIT,
-            hardware_error=rows["hardware_error"].copy(),
+            hardware_error=self._hardware_errors(rows),
             moving=rows["moving"] != 0,
             age_ns=np.maximum(sampled_ns - self._seen_ns, 0),
         )
+
+    def _hardware_errors(self, rows: npt.NDArray[np.void]) -> npt.NDArray[np.uint8]:
+        """Error bits (n,); where the block has none, the alert bit that each reply carries."""
+        if self._blocks.shape[1] == BLOCK_BYTES:
+            return rows["hardware_error"].copy()
+        return self._require().errors & np.uint8(ALERT_BIT)
 
     def _gone(self) -> MotorError:
         """Name the first silent motor in the chain: those behind it may only be cut off by it."""

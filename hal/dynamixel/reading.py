@@ -50,8 +50,11 @@ class _Transaction:
     Its arrays are filled by ``parse`` and live as long as it does: a cycle allocates nothing.
     """
 
-    def __init__(self, instruction: bytes, ids: bytes, rows: list[int], fast: bool, size: int) -> None:
+    def __init__(
+        self, instruction: bytes, ids: bytes, rows: list[int], fast: bool, size: int, delay_ns: int
+    ) -> None:
         n = len(ids)
+        self.delay_ns = delay_ns
         self.instruction = instruction
         self.fast = fast
         self.ids = np.array(list(ids), dtype=np.uint8)
@@ -83,7 +86,8 @@ class Reader:
         self._infos = infos
         self._margin_ns = margin_ns
         self._retries = retries
-        self._plans = [_plan(infos, method, BLOCK_BYTES + surplus) for surplus in range(_SIZES)]
+        self._size = infos[0].block_bytes
+        self._plans = [_plan(infos, method, self._size + surplus) for surplus in range(_SIZES)]
         self._again: dict[tuple[bytes, int], _Transaction] = {}
         self._surplus = {True: 0, False: 0}
         self._lost_ns = 0
@@ -98,9 +102,9 @@ class Reader:
         self.retried = np.zeros(n, dtype=np.int64)
 
     def read(self, blocks: npt.NDArray[np.uint8]) -> int:
-        """Fill the rows of ``blocks`` uint8 (n, 15) whose motor answered; returns when the first of them was
-        sampled, monotonic ns; what a retry brought is newer. A lost reply costs its wire time and the margin.
-        Raises PortError."""
+        """Fill the rows of ``blocks`` uint8 (n, size) whose motor answered; returns when the first of them
+        was sampled, monotonic ns; what a retry brought is newer. A lost reply costs its wire time and the
+        margin. Raises PortError."""
         for counts in (self.bad, self.timeouts, self.retried):
             counts[:] = 0
         self.fresh[:] = False
@@ -124,9 +128,10 @@ class Reader:
         return sampled_ns
 
     @property
-    def wire_bytes(self) -> int:
-        """Bytes of one read in both directions when nothing goes wrong."""
-        return sum(len(plan.instruction) + plan.reply_bytes for plan in self._plans[0])
+    def wire_ns(self) -> float:
+        """What one read takes on the wire in both directions, return delays included."""
+        wire_bytes = sum(len(plan.instruction) + plan.reply_bytes for plan in self._plans[0])
+        return wire_bytes * self._port.byte_ns + sum(plan.delay_ns for plan in self._plans[0])
 
     @property
     def troubled(self) -> bool:
@@ -138,7 +143,7 @@ class Reader:
         key = (self.fresh.tobytes(), self._surplus[False])
         if key not in self._again:
             group = np.flatnonzero(~self.fresh).tolist()
-            self._again[key] = _transaction(self._infos, group, "bulk", BLOCK_BYTES + key[1])
+            self._again[key] = _transaction(self._infos, group, "bulk", self._size + key[1])
         return self._again[key]
 
     def _exchange(self, transaction: _Transaction, asked: list[_Transaction], filled: int) -> int:
@@ -147,7 +152,7 @@ class Reader:
         byte_ns = self._port.byte_ns
         sent_ns = self._port.send(transaction.instruction, fresh=not asked)
         transaction.sampled_ns = sent_ns + round(len(transaction.instruction) * byte_ns)
-        reply_ns = round(transaction.reply_bytes * byte_ns) + _TURNAROUND_NS
+        reply_ns = round(transaction.reply_bytes * byte_ns) + transaction.delay_ns + _TURNAROUND_NS
         deadline_ns = transaction.sampled_ns + reply_ns + self._margin_ns
         answered = transaction.parse(self._buffer, 0)
         while answered < len(transaction.ids) and filled < _BUFFER_BYTES:
@@ -182,12 +187,12 @@ class Reader:
             self.bad[rows] += transaction.bad
             self.errors[rows] = np.where(fresh, transaction.errors, self.errors[rows])
             if fresh.all() and transaction.whole and len(rows) == len(blocks):
-                blocks[:] = transaction.part[:, :BLOCK_BYTES]
+                blocks[:] = transaction.part[:, : self._size]
                 self.fresh[:] = True
                 self.sampled_ns[:] = transaction.sampled_ns
                 continue
             rows = rows[fresh]
-            blocks[rows] = transaction.part[fresh, :BLOCK_BYTES]
+            blocks[rows] = transaction.part[fresh, : self._size]
             self.fresh[rows] = True
             self.sampled_ns[rows] = transaction.sampled_ns
 
@@ -199,7 +204,7 @@ def choose(
 
     A single method is taken at its word. Raises MotorError when none of several works.
     """
-    blocks = np.zeros((len(infos), BLOCK_BYTES), dtype=np.uint8)
+    blocks = np.zeros((len(infos), infos[0].block_bytes), dtype=np.uint8)
     best: tuple[float, Reader] | None = None
     for method in methods:
         reader = Reader(port, infos, margin_ns, method, retries)
@@ -244,4 +249,7 @@ def _transaction(infos: tuple[MotorInfo, ...], group: list[int], method: Method,
     else:
         params = infos[group[0]].block_address.to_bytes(2, "little") + count + ids
         code = Instruction.FAST_SYNC_READ if fast else Instruction.SYNC_READ
-    return _Transaction(build(BROADCAST_ID, code, params), ids, group, fast, size)
+    # In a fast read the motors behind the first one follow it without a delay of their own.
+    delays_ns = [infos[i].return_delay_ns for i in group]
+    delay_ns = delays_ns[0] if fast else sum(delays_ns)
+    return _Transaction(build(BROADCAST_ID, code, params), ids, group, fast, size, delay_ns)

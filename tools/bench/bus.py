@@ -26,10 +26,11 @@ from hal.bench.first_order import FirstOrderBackend
 from hal.bench.wire import EmulatorFaults
 from hal.calibration import Calibration
 from hal.dynamixel.arm import KOCH_FOLLOWER, ArmSpec
-from hal.dynamixel.bus import ArmBus, BusConfig
+from hal.dynamixel.bringup import bring_up
+from hal.dynamixel.bus import ArmBus, BusConfig, SetUp
 from hal.types import Vector
 from tools.bench.bus_peer import SdkBus
-from tools.bench.bus_port import arm_on
+from tools.bench.bus_port import arm_on, look_on
 from tools.bench.common import quantile, show
 from tools.errors import UsageError
 from tools.options import json_flag
@@ -72,8 +73,8 @@ class Timing:
 def command(cycles: int, baud: int | None, port: Path | None, drop: float, as_json: bool) -> None:
     """Time one arm's bus: cycles over wire time, CPU against the SDK's, the cost of a lost reply.
 
-    On the bench the goals are where the motors stand. With --port nothing is energised and no goal is written;
-    motors are found by scanning and set up as `ratchet up` does (indirect addresses; EEPROM where it differs).
+    On the bench the goals are where the motors stand. With --port the motors are found by scanning and only
+    read: no EEPROM, no torque, no goal is written; their indirect addresses are, where they can be.
     """
     if port is not None:
         figures = _on_port(str(port), baud, cycles)
@@ -103,28 +104,29 @@ def _on_bench(baud: int, cycles: int, drop: float) -> dict[str, Any]:
 def _on_port(path: str, baud: int | None, cycles: int) -> dict[str, Any]:
     spec, found = arm_on(path, baud)
     figures = _compare(spec, path, found, cycles, write=False)
-    return figures | {"models": sorted({motor.model_name for motor in spec.motors}), "ids": spec.ids}
+    return figures | {"models": [motor.model_name for motor in spec.motors], "ids": spec.ids}
 
 
 def _compare(spec: ArmSpec, path: str, baud: int, cycles: int, *, write: bool) -> dict[str, Any]:
     """Ours and the SDK's cycles in turn on one port, which only one of them may hold at a time."""
     ours, plain, sdk = Timing(), Timing(), Timing()
+    set_up = bring_up if write else look_on
     each = max(2, cycles // _ROUNDS)
     lost = recovered = 0
     wire = plain_wire = 0.0
     method = ""
     with bar(f"{baud} baud", 3 * each * _ROUNDS, "cycles") as done:
         for turn in range(_ROUNDS):
-            with _open(spec, path, baud, BusConfig()) as bus:
+            with _open(spec, path, baud, BusConfig(), set_up) as bus:
                 _cycle_ours(bus, each, ours, write)
                 wire, method = bus.wire_ms(write), bus.stats.method
                 lost += bus.stats.lost
                 recovered += sum(motor.recovered for motor in bus.stats.motors)
-            with _open(spec, path, baud, BusConfig(read_method="sync")) as bus:
-                blocks = bus.blocks
+            with _open(spec, path, baud, BusConfig(read_method="sync"), set_up) as bus:
+                blocks, size = bus.blocks, bus.motors[0].block_bytes
                 _cycle_ours(bus, each, plain, write)
                 plain_wire = bus.wire_ms(write)
-            with SdkBus(spec, path, baud, blocks) as peer:
+            with SdkBus(spec, path, baud, blocks, size) as peer:
                 _cycle_sdk(peer, each, sdk, write)
             done(3 * each * (turn + 1))
     p50 = quantile(ours.cycle_ms, 50)
@@ -179,9 +181,11 @@ def _lossy(path: str, baud: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _open(spec: ArmSpec, path: str, baud: int, config: BusConfig) -> Iterator[ArmBus]:
+def _open(
+    spec: ArmSpec, path: str, baud: int, config: BusConfig, set_up: SetUp = bring_up
+) -> Iterator[ArmBus]:
     bus = ArmBus(spec, Calibration.identity(spec), path, baud, config)
-    bus.open()
+    bus.open(set_up)
     try:
         yield bus
     finally:

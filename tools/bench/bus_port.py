@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+
+from hal.calibration import Calibration
 from hal.dynamixel.arm import KOCH_FOLLOWER, KOCH_LEADER, ArmSpec, MotorSpec
+from hal.dynamixel.block import DIRECT_ADDRESS, DIRECT_BLOCK
+from hal.dynamixel.bringup import MotorInfo, map_block
+from hal.dynamixel.link import Link
 from hal.dynamixel.setup import SCAN_BAUDS, FoundMotor, scan
+from hal.errors import MotorError
 from tools.console import say
 from tools.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+_RETURN_DELAY_UNIT_NS = 2_000
 
 
 def arm_on(port: str, baud: int | None) -> tuple[ArmSpec, int]:
@@ -33,3 +44,31 @@ def arm_on(port: str, baud: int | None) -> tuple[ArmSpec, int]:
         MotorSpec(joint=f"motor_{motor.id}", id=motor.id, model_name=str(motor.model)) for motor in found
     )
     return ArmSpec(name="found", motors=motors), found[0].baud
+
+
+def look_on(
+    link: Link, spec: ArmSpec, calibration: Calibration, port: str, baud: int
+) -> tuple[MotorInfo, ...]:
+    """Meet the motors of ``spec`` without changing any (a ``hal.dynamixel.bus.SetUp``).
+
+    Their state is read through indirect addresses where all of them have these and may be given them, else
+    from the registers themselves. Raises MotorError when one does not answer.
+    """
+    try:
+        places = [map_block(link, m, bool(link.read(m, "Torque_Enable"))) for m in spec.motors]
+        size = {}
+    except MotorError as error:
+        log.info("registers are read directly: %s", error)
+        places = [DIRECT_ADDRESS for _ in spec.motors]
+        size = {"block_bytes": DIRECT_BLOCK.itemsize}
+    return tuple(
+        MotorInfo(
+            motor,
+            link.read(motor, "Firmware_Version"),
+            link.read(motor, "Operating_Mode"),
+            place,
+            return_delay_ns=_RETURN_DELAY_UNIT_NS * link.read(motor, "Return_Delay_Time"),
+            **size,
+        )
+        for motor, place in zip(spec.motors, places, strict=True)
+    )
