@@ -1,10 +1,9 @@
-"""Is this machine fit for a robot: priorities, disk, clock, drawing, the fleet's broker."""
+"""Is this machine fit for a robot: time, disk, clock, drawing, the fleet's broker."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -12,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tools.checking import Finding, ok, problem, warning
+from tools.time_checks import time_findings
 
-PRIORITY = 20
 _MIN_FREE_GB = 5.0
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 _TIMEX_BYTES = 512  # more than the kernel's struct timex
@@ -26,38 +25,12 @@ _BROKER_PLACES = "/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin"
 
 def machine_findings(store: Path, draw: bool = True) -> Iterator[Finding]:
     """Everything about the machine. ``store`` is where episodes go; ``draw`` tries the bench's pictures."""
-    yield _priority()
-    yield _memory_lock()
+    yield from time_findings()
     yield _disk(store)
     yield _clock()
     yield _broker()
     if draw:
         yield _drawing()
-
-
-def _priority() -> Finding:
-    """Try it for an instant; nothing else tells whether it will be granted."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(PRIORITY))
-    except OSError as error:
-        return warning(
-            "real-time priority",
-            f"SCHED_FIFO is refused ({error.strerror}): the arm may stutter on a busy machine",
-            f"run it as the systemd unit does, or allow '@dialout - rtprio {PRIORITY}' in limits.conf",
-        )
-    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    return ok("real-time priority", f"SCHED_FIFO {PRIORITY} is granted")
-
-
-def _memory_lock() -> Finding:
-    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    if soft == resource.RLIM_INFINITY or os.geteuid() == 0:
-        return ok("memory lock", "granted")
-    return warning(
-        "memory lock",
-        f"only {soft >> 20} MiB may be locked: a page fault can delay the arm",
-        "run it as the systemd unit does, or allow '@dialout - memlock unlimited' in limits.conf",
-    )
 
 
 def _disk(store: Path) -> Finding:

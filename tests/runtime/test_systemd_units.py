@@ -70,11 +70,14 @@ def test_sockets_survive_a_restart_of_one_service() -> None:
 def test_learning_yields_to_control() -> None:
     control = parse("ratchet-control.slice")["Slice"]
     learn = parse("ratchet-learn.slice")["Slice"]
-    assert int(control["CPUWeight"][0]) >= 100 * int(learn["CPUWeight"][0])
+    assert int(control["CPUWeight"][0]) == 10000
+    assert learn["CPUWeight"] == ["idle"]
     assert "MemoryMax" in learn
     learner = parse("ratchet-learner.service")["Service"]
     assert learner["Slice"] == ["ratchet-learn.slice"]
-    assert int(learner["Nice"][0]) > 0
+    assert learner["CPUSchedulingPolicy"] == ["idle"]
+    server = parse("ratchet-policy-server.service")["Service"]
+    assert 0 < int(server["Nice"][0]) < int(learner["Nice"][0])
 
 
 def test_udev_rule_removes_the_ftdi_latency() -> None:

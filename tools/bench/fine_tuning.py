@@ -17,13 +17,14 @@ from learner.device import lower_priority, one_thread_beside
 from learner.finetune import finetune
 from learner.loading import load_dataset
 from policies.bundle import Bundle
+from policies.keys import TrustStore
 from policies.torch_session import load_model
 
 log = logging.getLogger(__name__)
 
 BATCH = 8
 STEPS = 200
-MAX_EPISODES = 2  # of up to 20 s: a gigabyte of pictures
+MAX_EPISODES = 1  # of up to 20 s: a gigabyte of pictures
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
     )  # fmt: skip
     lower_priority(settings.nice, settings.idle_scheduling)
     one_thread_beside(True, train.threads)
-    model, normaliser = load_model(Bundle.open(options.bundle, options.trust))
+    model, normaliser = load_model(Bundle.open(options.bundle, TrustStore.load(options.trust)))
     with EpisodeStore.open(settings.store, create=False, mode="r") as store:
         chosen = sorted(store.select(settings.base_where))[:MAX_EPISODES]
         data = load_dataset(store, chosen, DataConfig(gaps="split", decode_threads=1))
