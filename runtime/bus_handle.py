@@ -117,6 +117,7 @@ class BusHandle:
             record["seq"], record["source"] = waypoint.seq, waypoint.source
             record["position"] = waypoint.position if waypoint.position.shape == (NUM_JOINTS,) else np.nan
             record["target_ns"], record["expires_ns"] = waypoint.target_ns, waypoint.expires_ns
+            record["leader"] = waypoint.leader
             commands.push()
 
     def estop(self) -> None:

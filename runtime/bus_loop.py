@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 
 from hal.errors import HalError
 from hal.types import JointState
@@ -25,9 +26,10 @@ from runtime.bus_records import (
     write_joints,
 )
 from runtime.errors import ServoError
+from runtime.leader_link import SEQ_ROOM, LeaderLink
 from runtime.nouns import Source, Waypoint
 from runtime.ring import RingReader, RingWriter
-from runtime.servo import Phase, ServoCore, ServoStep
+from runtime.servo import Phase, ServoCore, ServoStep, Verdict
 from runtime.streams import NS
 from runtime.timing import Pacer, Wake
 
@@ -39,9 +41,12 @@ _FAULT_PUBLISH_NS = NS // 20
 class BusLoop:
     """The bus process without its process: link, servo core (None: read only) and shared memory."""
 
-    def __init__(self, link: ArmLink, core: ServoCore | None, files: BusFiles) -> None:
+    def __init__(
+        self, link: ArmLink, core: ServoCore | None, files: BusFiles, leader: LeaderLink | None = None
+    ) -> None:
         self._link = link
         self._core = core
+        self._leader = leader
         self._state = RingWriter(files.state, STATE)
         self._commands = RingReader(files.command, COMMAND)
         self._requests = RingReader(files.request, REQUEST)
@@ -57,6 +62,7 @@ class BusLoop:
         self._stopping = False
         self._state.record["contact_joint"] = -1
         self._state.record["command_seq"] = -1
+        self._state.record["leader_latency_ns"] = -1
 
     @property
     def finished(self) -> bool:
@@ -81,6 +87,7 @@ class BusLoop:
         begun_ns = time.monotonic_ns()
         self._words.beat(begun_ns)
         self._cycles += 1
+        self._state.record["leader_latency_ns"] = -1
         pacer.stage("read")
         joints = self._link.read()
         if joints is not None:
@@ -94,9 +101,15 @@ class BusLoop:
             pacer.stage("servo")
             self._watch_hardware(self._core, joints)
             self._poll_command(self._core)
+            led = self._poll_leader(self._core)
             step = self._core.step(time.monotonic_ns(), joints)
             pacer.stage("write")
             self._apply(step)
+            if step.torque:
+                self._state.record["written_ns"] = time.monotonic_ns()
+            if led is not None and step.phase is Phase.FOLLOW:
+                self._state.record["leader_latency_ns"] = led.latency_ns(time.monotonic_ns())
+                self._state.record["leader_updates"] = led.updates
         pacer.stage("publish")
         self._publish(wake, pacer, joints, step)
 
@@ -118,6 +131,7 @@ class BusLoop:
         estops = self._words.estops
         if estops != self._seen_estops:
             self._seen_estops = estops
+            self._let_go_of_leader()
             if self._core is not None:
                 self._core.estop()
             log.warning("estop latched count=%d", estops)
@@ -137,13 +151,33 @@ class BusLoop:
             expires_ns=int(record["expires_ns"]),
             source=Source(source) if source in Source._value2member_map_ else Source.NONE,
             seq=int(record["seq"]),
+            leader=bool(record["leader"]),
         )
-        core.command(waypoint)
         self._state.record["command_seq"] = waypoint.seq
+        if waypoint.leader and self._leader is not None and self._leader.follow(waypoint):
+            return
+        self._let_go_of_leader()
+        core.command(replace(waypoint, seq=waypoint.seq * SEQ_ROOM))
+
+    def _poll_leader(self, core: ServoCore) -> LeaderLink | None:
+        """Turn the leader's newest sample into a waypoint; the link when the core accepted it."""
+        if self._leader is None or not self._leader.following:
+            return None
+        waypoint = self._leader.waypoint(time.monotonic_ns())
+        if waypoint is None or core.command(waypoint) is not Verdict.ACCEPTED:
+            return None
+        return self._leader
+
+    def _let_go_of_leader(self) -> None:
+        if self._leader is not None:
+            self._leader.end()
 
     def _poll_request(self) -> None:
         if self._requests.head == self._seen_request:
             return
+        # What was commanded before a request is not what its asker expects to happen after it.
+        self._let_go_of_leader()
+        self._seen_command = self._commands.head
         first, records = self._requests.since(self._seen_request - 1)
         for offset, record in enumerate(records):
             message = ""
@@ -216,8 +250,7 @@ class BusLoop:
             record["dropped_commands"] = core.counters.dropped
         record["fault"], record["message"] = link.fault, _text(link.message)
         record["torque"] = link.torque
-        stats = link.port.stats
-        record["lost"], record["crc_errors"] = stats.lost, stats.crc_errors
+        record["counters"] = link.port.counters
         record["late_ns"], record["exec_ns"] = wake.late_ns, now_ns - wake.deadline_ns - wake.late_ns
         record["cycles"], record["overruns"] = self._cycles, pacer.overruns.total()
         self._state.push()

@@ -29,6 +29,7 @@ from runtime.bus_loop import BusLoop
 from runtime.bus_records import BusFiles
 from runtime.errors import RuntimeFault
 from runtime.guard import GuardLimits
+from runtime.leader_link import LeaderLink
 from runtime.nouns import Source, Waypoint
 from runtime.realtime import RealtimeConfig, RealtimeReport, die_with_parent, make_realtime
 from runtime.ring import memory_fence
@@ -52,6 +53,7 @@ class BusConfig(BaseModel):
     baud: int = Field(default=1_000_000, ge=9600, le=4_500_000)
     calibration: Path | None = None
     run_dir: Path
+    leader: str | None = Field(default=None, description="arm that this follower may follow at servo rate")
     rate_hz: float = Field(default=SERVO_HZ, ge=50.0, le=1000.0)
     watchdog_ms: int = Field(default=100, ge=20, le=2540)
     reconnect_s: float = Field(default=0.5, ge=0.05, le=60.0)
@@ -93,7 +95,10 @@ def build_loop(config: BusConfig) -> BusLoop:
         core = ServoCore(limits, config.servo, 1.0 / config.rate_hz)
         _compile(config, limits)
     memory_fence()
-    return BusLoop(link, core, config.files)
+    leader = None
+    if config.leader is not None:
+        leader = LeaderLink(BusFiles(config.run_dir, config.leader).state, config.period_ns)
+    return BusLoop(link, core, config.files, leader)
 
 
 def _compile(config: BusConfig, limits: GuardLimits) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from hal.dynamixel.bus import COUNTERS
 from hal.types import NUM_JOINTS, JointState, Vector
 from runtime.errors import RingError
 from runtime.guard import Bits
@@ -43,13 +45,15 @@ STATE = np.dtype(
         ("contact_joint", "i1"),
         ("residual", "<f8"),
         ("command_seq", "<i8"),
+        ("written_ns", "<i8"),  # when the last goals had been written to the port
         ("late_ns", "<i8"),
         ("exec_ns", "<i8"),
         ("cycles", "<i8"),
         ("overruns", "<i8"),
-        ("lost", "<i8"),
-        ("crc_errors", "<i8"),
+        ("counters", "<i8", (len(COUNTERS), NUM_JOINTS)),
         ("dropped_commands", "<i8"),
+        ("leader_latency_ns", "<i8"),
+        ("leader_updates", "<i8"),
         ("message", f"S{MESSAGE_BYTES}"),
     ]
 )
@@ -60,6 +64,7 @@ COMMAND = np.dtype(
         ("target_ns", "<i8"),
         ("expires_ns", "<i8"),
         ("source", "u1"),
+        ("leader", "?"),
     ]
 )
 REQUEST = np.dtype([("op", "u1"), ("argument", "<i8")])
@@ -89,14 +94,37 @@ class Fault(IntEnum):
     WATCHDOG = 4
 
 
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class BusCounters:
+    """What went wrong with each motor's replies since the bus process started, int64 (6,) each; see
+    ``hal.dynamixel.bus.MotorStats``."""
+
+    lost: Counts
+    crc_errors: Counts
+    timeouts: Counts
+    retries: Counts
+    recovered: Counts
+    stalls: Counts
+
+    @property
+    def lost_replies(self) -> int:
+        """Replies that did not come, or not whole, of all motors; a retry may have brought the sample."""
+        return int(self.timeouts.sum() + self.crc_errors.sum())
+
+
 @dataclass(frozen=True, slots=True)
 class BusSample:
     """One cycle of the bus process.
 
     ``joints`` as measured (its ``t_ns`` stays behind while the bus is in fault); ``goal`` rad (6,) as let
     through; ``clamped`` guard bits (6,). ``contact_joint`` is an index into JOINTS or −1. ``late_ns`` is how
-    late the cycle began, ``exec_ns`` how long it took. ``lost`` replies, ``crc_errors``, ``overruns`` and
-    ``dropped_commands`` (waypoints not accepted) only rise. ``message`` is one line for a person while
+    late the cycle began, ``exec_ns`` how long it took. ``counters`` of the motors, ``overruns`` and
+    ``dropped_commands`` (waypoints not accepted) only rise. ``leader_latency_ns`` is the time from
+    the leader's measurement to the goal made of it in this cycle, −1 when there is none; ``leader_updates``
+    counts those. ``message`` is one line for a person while
     ``fault`` is set.
     """
 
@@ -116,10 +144,16 @@ class BusSample:
     exec_ns: int
     cycles: int
     overruns: int
-    lost: int
-    crc_errors: int
+    counters: BusCounters
     dropped_commands: int
     message: str
+    leader_latency_ns: int = -1
+    leader_updates: int = 0
+
+    @property
+    def lost(self) -> int:
+        """Replies that did not come, or not whole; a retry may have brought the sample."""
+        return self.counters.lost_replies
 
 
 def to_sample(index: int, record: Any) -> BusSample:
@@ -153,10 +187,11 @@ def to_sample(index: int, record: Any) -> BusSample:
         exec_ns=int(record["exec_ns"]),
         cycles=int(record["cycles"]),
         overruns=int(record["overruns"]),
-        lost=int(record["lost"]),
-        crc_errors=int(record["crc_errors"]),
+        counters=BusCounters(*record["counters"].copy()),
         dropped_commands=int(record["dropped_commands"]),
         message=bytes(record["message"]).decode(errors="replace"),
+        leader_latency_ns=int(record["leader_latency_ns"]),
+        leader_updates=int(record["leader_updates"]),
     )
 
 

@@ -11,16 +11,20 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from episodes.errors import StoreError
-from hal.types import Frame, Vector
+from hal.types import JOINTS, Frame, Vector
 from runtime.bus_handle import BusSample
 from runtime.bus_records import Fault
 from runtime.control import Controller, TickResult
-from runtime.loop_stats import LoopStats
+from runtime.leader_stats import LeaderStats
+from runtime.loop_stats import LoopStats, TickLog
 from runtime.nouns import ActionChunk, Flag, Observation, Source, Waypoint
+from runtime.realtime import IdleCollector
 from runtime.recorder import EpisodeRecorder
+from runtime.remote.facade import LoopFigures
 from runtime.servo import HoldCause, Phase
 from runtime.supervisor import Event, State, transition
 from runtime.timing import TickTimer, Wake
@@ -76,6 +80,9 @@ class ControlLoop:
         self._policy = policy
         self._recorder = recorder
         self.stats = LoopStats()
+        self.log: TickLog | None = None
+        self.collector: IdleCollector | None = None
+        self.leading = LeaderStats()
         self.state = State.OFF
         self.reason = "started"
         self.ticks = 0
@@ -86,6 +93,7 @@ class ControlLoop:
         self.on_version: Callable[[str], None] | None = None
         self._bus_index = -1
         self._remote_goal: tuple[Vector, int] | None = None
+        self._led: Waypoint | None = None
 
     async def run(self) -> None:
         """Tick until cancelled."""
@@ -93,6 +101,12 @@ class ControlLoop:
             while True:
                 wake = await timer.next()
                 self._tick(wake)
+                end_ns = time.monotonic_ns()
+                if self.log is not None:
+                    recording = self._recorder.running is not None
+                    self.log.end(self.ticks - 1, wake, timer.cause, end_ns, recording)
+                if self.collector is not None:
+                    self.collector.between(end_ns, timer.pacer.next_ns)
 
     def _tick(self, wake: Wake) -> None:
         """One control tick."""
@@ -105,9 +119,12 @@ class ControlLoop:
                 observation, source, target=target, bus_lost=self.sample.lost if self.sample else 0
             )
             if result.waypoint is not None:
-                self._follower.command(result.waypoint)
+                self._command(result.waypoint)
+            samples = self._samples()
+            if self.log is not None:
+                self.log.decided(observation, result.waypoint, self._controller.player.chunk)
             self._note(result)
-            self._record(observation, result, wake)
+            self._record(observation, result, wake, samples)
         self.ticks += 1
 
     # --- what is asked of the loop from outside --------------------------------------------------
@@ -116,6 +133,7 @@ class ControlLoop:
         """Apply a supervisor event now; returns the state it led to."""
         before, self.state = self.state, transition(self.state, event)
         if self.state is not before:
+            self._take_from_leader()
             self.reason = reason or event.value
             self._remote_goal = None
             if self._recorder.running is None:
@@ -171,6 +189,16 @@ class ControlLoop:
         """Use the monitor thresholds of the bundle that now serves."""
         self._controller.bank.recalibrate(thresholds)
 
+    def figures(self) -> LoopFigures:
+        """What a person asks for: the loop's pace, the bus's counts, how the leader is followed."""
+        cycles, lost = (self.sample.cycles, self.sample.lost) if self.sample else (0, 0)
+        return replace(
+            self.stats.figures(cycles, lost),
+            leader_hz=self.leading.hz,
+            leader_latency_ms_p50=self.leading.latency_ms.percentile(50),
+            leader_latency_ms_p99=self.leading.latency_ms.percentile(99),
+        )
+
     # --- the parts of a tick ---------------------------------------------------------------------
 
     def _observe(self, wake: Wake) -> Observation | None:
@@ -201,7 +229,8 @@ class ControlLoop:
         elif self.state.energised and now_ns - sample.joints.t_ns > SAMPLE_FRESH_NS:
             self.handle(Event.BUS_FAULT, "no fresh sample from the bus process")
         elif self.state.energised and sample.cause is HoldCause.CONTACT:
-            self.handle(Event.CONTACT, f"contact at joint {sample.contact_joint}")
+            joint = JOINTS[sample.contact_joint]
+            self.handle(Event.CONTACT, f"contact at {joint}, residual {sample.residual:.1f}")
         elif self.state.energised and sample.phase is Phase.RELEASE:
             self.handle(Event.RELEASED, "lowered and released")
 
@@ -234,6 +263,22 @@ class ControlLoop:
         self.handle(Event.COMMAND_STALE, f"the leader arm does not answer: {why}")
         return None
 
+    def _command(self, waypoint: Waypoint) -> None:
+        """Send it; where the leader arm drives it is only the word that it may, see ``leader_link``."""
+        if self.state is State.TELEOP and self._remote_goal is None:
+            if self._led is None:
+                self.leading.begin()
+            waypoint = self._led = replace(waypoint, leader=True)
+        else:
+            self._led = None
+        self._follower.command(waypoint)
+
+    def _take_from_leader(self) -> None:
+        """Take the word back that the leader arm may drive; its own expiry would do so a little later."""
+        if self._led is not None:
+            self._follower.command(replace(self._led, seq=self._led.seq + 1, expires_ns=0))
+            self._led = None
+
     def _exchange_chunks(self, observation: Observation, source: Source) -> None:
         chunk = self._policy.take()
         if source is not Source.POLICY:
@@ -261,7 +306,9 @@ class ControlLoop:
         if controller.config.hold_on_doubt and self.state is State.POLICY and controller.bank.ask_help:
             self.handle(Event.HOLD, "the policy is unsure in an unfamiliar place; a person is needed")
 
-    def _record(self, observation: Observation, result: TickResult, wake: Wake) -> None:
+    def _record(
+        self, observation: Observation, result: TickResult, wake: Wake, samples: list[BusSample]
+    ) -> None:
         """Hand the tick to the recorder, whose trouble with the disk is not the arm's."""
         if self._recorder.running is None:
             if self.ticks % FORGET_TICKS == 0:
@@ -269,20 +316,30 @@ class ControlLoop:
             return
         try:
             self._recorder.tick(observation, result.asked, result.source, wake.late_ns / 1e6)
-            self._recorder.bus(self._bus_rows())
+            self._recorder.bus([_bus_row(sample) for sample in samples])
         except StoreError as error:
             self.recording_failed(error)
 
-    def _bus_rows(self) -> list[tuple[int, int, Mapping[str, Vector]]]:
-        rows: list[tuple[int, int, Mapping[str, Vector]]] = []
-        for sample in self._follower.since(self._bus_index):
-            self._bus_index = sample.index
-            joints = sample.joints
-            values = {
-                "bus.position": joints.position,
-                "bus.velocity": joints.velocity,
-                "bus.effort": joints.effort,
-                "bus.goal": sample.goal,
-            }
-            rows.append((joints.t_ns, joints.seq, values))
-        return rows
+    def _samples(self) -> list[BusSample]:
+        """Every bus cycle since the last tick, while somebody wants to know."""
+        samples: list[BusSample] = []
+        if self._led is not None or self._recorder.running is not None:
+            samples = self._follower.since(self._bus_index)
+        newest = samples[-1] if samples else self.sample
+        if newest is not None:
+            self._bus_index = newest.index
+        if self._led is not None:
+            self.leading.add(samples)
+        return samples
+
+
+def _bus_row(sample: BusSample) -> tuple[int, int, Mapping[str, Vector]]:
+    """A sample as the recorder takes it."""
+    joints = sample.joints
+    values = {
+        "bus.position": joints.position,
+        "bus.velocity": joints.velocity,
+        "bus.effort": joints.effort,
+        "bus.goal": sample.goal,
+    }
+    return joints.t_ns, joints.seq, values

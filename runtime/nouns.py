@@ -67,13 +67,18 @@ class ActionChunk:
 
 @dataclass(frozen=True, slots=True)
 class Waypoint:
-    """A goal with the time to be there and the time after which it no longer counts."""
+    """A goal with the time to be there and the time after which it no longer counts.
+
+    With ``leader`` it is the word that the leader arm may drive until ``expires_ns``: its own samples
+    then stand in for ``position`` and ``target_ns``, as often as they come.
+    """
 
     position: Vector
     target_ns: int
     expires_ns: int
     source: Source
     seq: int
+    leader: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,9 +72,10 @@ class Robot:
             tick=loop.ticks,
             joints=None if sample is None else sample.joints,
             goal=None if sample is None else sample.goal,
+            replies=None if sample is None else sample.counters,
             episode=self._recorder.running or "",
             policy=loop.policy_version,
-            loop=loop.stats.figures(sample.cycles if sample else 0, sample.lost if sample else 0),
+            loop=loop.figures(),
             flags=tuple(loop.flags),
         )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import time
@@ -31,9 +30,11 @@ from runtime.fleet.agent import FleetAgent
 from runtime.health import HealthBoard, HealthServer
 from runtime.loop import ControlLoop
 from runtime.loop_metrics import loop_metrics
+from runtime.loop_stats import TickLog
 from runtime.monitors import MonitorBank
 from runtime.notify import Notifier, Watchdog, watchdog_period_s
 from runtime.policy_client import PolicyClient
+from runtime.realtime import IdleCollector, make_realtime
 from runtime.recorder import EpisodeRecorder
 from runtime.remote.errors import RemoteError
 from runtime.remote.server import RemoteServer
@@ -78,7 +79,7 @@ async def serve(
         try:
             if health is not None:
                 await health.start()
-            gc.freeze()  # what lives now lives on; no collection need walk it during a tick
+            _keep_time(config, parts)
             await _until(stop, _tasks(config, parts, server, notifier, software, ready))
         finally:
             notifier.stopping()
@@ -143,6 +144,7 @@ async def _start_bus(
             baud=arm.baud,
             calibration=arm.calibration,
             run_dir=config.run_dir,
+            leader="leader" if name == "follower" and config.leader is not None else None,
             replies=config.bus.replies,
             watchdog_ms=config.bus.watchdog_ms,
             guard=config.guard,
@@ -159,6 +161,22 @@ async def _start_bus(
     if sample.fault is not Fault.NONE:
         raise BusProcessError(f"the {name} arm cannot be used: {sample.message}")
     return handle
+
+
+def _keep_time(config: RobotConfig, parts: _Parts) -> None:
+    """This thread runs the ticks: ahead of the process's other threads, and without a collection in between.
+
+    What the kernel refused, here or to a bus process, is said once.
+    """
+    reports = {"loop": make_realtime(config.loop), "follower": parts.follower.realtime_report()}
+    if parts.leader is not None:
+        reports["leader"] = parts.leader.realtime_report()
+    log.info("control loop %s", reports["loop"].line())
+    refused = [f"{name} {m.name} ({m.detail})" for name, r in reports.items() for m in r.refused]
+    if refused:
+        log.warning("real time refused: %s; `ratchet doctor` says what grants it", ", ".join(refused))
+    parts.loop.collector = IdleCollector()
+    parts.loop.log = TickLog(config.run_dir)
 
 
 def _tasks(

@@ -69,6 +69,7 @@ _BUS = (
     Stream("bus.velocity", "rad/s", SERVO_HZ, Owner.BUS, 0.05, "bus.velocity"),
     Stream("bus.effort", "A or load fraction", SERVO_HZ, Owner.BUS, 0.05, "bus.effort"),
     Stream("bus.goal", "rad", SERVO_HZ, Owner.BUS, 0.05, "bus.goal"),
+    Stream("bus.counters", "count", SERVO_HZ, Owner.BUS, 0.05, shape=(6, 6)),
     Stream("leader.position", "rad", SERVO_HZ, Owner.LEADER, 0.1),
 )
 _TICK = (

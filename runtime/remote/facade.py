@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from hal.types import JointState
+from runtime.bus_records import BusCounters
 from runtime.nouns import Flag, Vector
 
 Mode = Literal["off", "ready", "teleop", "policy", "hold", "fault", "estop"]
@@ -21,7 +22,11 @@ EpisodeOutcome = Literal["success", "failure", "unknown", "discard"]
 
 @dataclass(frozen=True, slots=True)
 class LoopFigures:
-    """Figures of the control loop and bus since start; milliseconds, counts."""
+    """Figures of the control loop and bus since start; milliseconds, counts.
+
+    ``leader_hz`` is how many of the leader arm's samples become goals each second, ``leader_latency_ms``
+    the time from its measurement to a goal that is its pose; 0 where no leader has driven.
+    """
 
     ticks: int = 0
     missed: int = 0
@@ -33,6 +38,9 @@ class LoopFigures:
     inference_ms_p99: float = 0.0
     bus_cycles: int = 0
     bus_lost: int = 0
+    leader_hz: float = 0.0
+    leader_latency_ms_p50: float = 0.0
+    leader_latency_ms_p99: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +48,7 @@ class RobotSnapshot:
     """One consistent picture of the robot.
 
     ``joints`` is None before the first sample; ``goal`` is the last goal let through, rad (6,), or
-    None. ``episode`` and ``policy`` are empty when there is none. ``flags`` are the most recent
+    None; ``replies`` what went wrong with the motors' replies. ``episode`` and ``policy`` are empty when there is none. ``flags`` are the most recent
     ones, oldest first (at most a few dozen).
     """
 
@@ -50,6 +58,7 @@ class RobotSnapshot:
     tick: int = 0
     joints: JointState | None = None
     goal: Vector | None = None
+    replies: BusCounters | None = None
     episode: str = ""
     policy: str = ""
     loop: LoopFigures = field(default_factory=LoopFigures)

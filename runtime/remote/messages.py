@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import get_args
 
 import numpy as np
 
 from hal.types import JOINTS, NUM_JOINTS
 from protos.ratchet.v1 import robot_pb2 as pb
+from runtime.bus_records import BusCounters
 from runtime.nouns import Flag, Vector
 from runtime.remote.errors import BadRequestError
 from runtime.remote.facade import EpisodeOutcome, EpisodeResult, LoopFigures, RequestedMode, RobotSnapshot
@@ -80,9 +82,19 @@ def robot_state(snapshot: RobotSnapshot, lease_holder: str) -> pb.RobotState:
         message.temperature.extend(snapshot.joints.temperature.tolist())
         message.voltage.extend(snapshot.joints.voltage.tolist())
         message.hardware_error.extend(snapshot.joints.hardware_error.tolist())
+    if snapshot.replies is not None:
+        message.replies.extend(motor_replies(snapshot.replies))
     if snapshot.goal is not None:
         message.goal.extend(snapshot.goal.tolist())
     return message
+
+
+def motor_replies(counters: BusCounters) -> list[pb.MotorReplies]:
+    """Each motor's counters as a message, in joint order."""
+    columns = {column.name: getattr(counters, column.name).tolist() for column in fields(counters)}
+    return [
+        pb.MotorReplies(**{name: counts[i] for name, counts in columns.items()}) for i in range(NUM_JOINTS)
+    ]
 
 
 def loop_stats(loop: LoopFigures) -> pb.LoopStats:
@@ -98,6 +110,9 @@ def loop_stats(loop: LoopFigures) -> pb.LoopStats:
         inference_ms_p99=loop.inference_ms_p99,
         bus_cycles=loop.bus_cycles,
         bus_lost=loop.bus_lost,
+        leader_hz=loop.leader_hz,
+        leader_latency_ms_p50=loop.leader_latency_ms_p50,
+        leader_latency_ms_p99=loop.leader_latency_ms_p99,
     )
 
 

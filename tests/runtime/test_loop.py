@@ -15,7 +15,7 @@ from episodes.spec import CameraSpec
 from episodes.store import EpisodeStore
 from hal.types import Frame, JointState
 from runtime.bus_handle import BusSample
-from runtime.bus_records import Fault
+from runtime.bus_records import BusCounters, Fault
 from runtime.control import ControlConfig, Controller
 from runtime.loop import ControlLoop
 from runtime.monitors import MonitorBank, MonitorConfig
@@ -84,14 +84,37 @@ class FakeCamera:
         return Frame("front", self.seq, time.monotonic_ns(), np.zeros((8, 8, 3), np.uint8), False)
 
 
+def no_losses(timeouts: int = 0) -> BusCounters:
+    rows = np.zeros((6, 6), np.int64)
+    rows[2, 0] = timeouts
+    return BusCounters(*rows)
+
+
 def make_sample() -> BusSample:
     zeros, none = np.zeros(6), np.zeros(6, np.uint8)
     joints = JointState(
         0, time.monotonic_ns(), zeros, zeros, zeros, zeros, zeros, none, none > 0, none.astype(np.int64)
     )
     return BusSample(
-        *(0, joints, zeros.copy(), none, Phase.FOLLOW, HoldCause.NONE, True, False, Fault.NONE),
-        *(-1, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, ""),
+        index=0,
+        joints=joints,
+        goal=zeros.copy(),
+        clamped=none,
+        phase=Phase.FOLLOW,
+        cause=HoldCause.NONE,
+        torque=True,
+        estopped=False,
+        fault=Fault.NONE,
+        contact_joint=-1,
+        residual=0.0,
+        command_seq=0,
+        late_ns=0,
+        exec_ns=0,
+        cycles=0,
+        overruns=0,
+        counters=no_losses(),
+        dropped_commands=0,
+        message="",
     )
 
 
@@ -158,7 +181,9 @@ def test_a_leader_that_falls_silent_means_hold_until_a_person_resumes(bench: Ben
     assert bench.loop.state is State.HOLD
     assert "leader" in bench.loop.reason
     bench.tick(3)
-    assert len(bench.arm.waypoints) == 1
+    word, taken_back = bench.arm.waypoints
+    assert word.leader
+    assert (taken_back.leader, taken_back.expires_ns) == (True, 0)
 
 
 def test_a_leader_in_fault_is_not_followed_however_fresh(bench: Bench) -> None:
@@ -324,7 +349,7 @@ def test_flags_outlive_a_take_over(bench: Bench) -> None:
     bench.recorder.start("task", "rollout")
     bench.loop.begin_episode()
     for lost in range(10):
-        bench.tick(lost=10 * lost)
+        bench.tick(counters=no_losses(10 * lost))
     bench.go(Event.TELEOP)
     bench.tick(3)
     assert "lost_replies" in {flag.kind for flag in bench.loop.finish_episode()}

@@ -104,6 +104,8 @@ async def _until_done(
                 said = now
                 say(_line(state))
             if interrupted.is_set() or (seconds is not None and now - began >= seconds):
+                if mode == "teleop" and state.loop.leader_hz:
+                    say(leader_line(state.loop))
                 return
 
 
@@ -148,9 +150,23 @@ def _plain(state: pb.RobotState) -> dict[str, object]:
 
 def _line(state: pb.RobotState) -> str:
     loop = state.loop
+    parts = [
+        f"period p99 {loop.period_ms_p99:.1f} ms",
+        f"{loop.missed} of {loop.ticks} ticks missed",
+        f"{loop.bus_lost} replies lost",
+    ]
+    if state.mode == "teleop" and loop.leader_hz:
+        parts.append(leader_line(loop))
+    if state.policy:
+        parts.append(f"policy {state.policy}")
+    return f"{state.mode}: {', '.join(parts)}"
+
+
+def leader_line(loop: pb.LoopStats) -> str:
+    """How the leader arm is followed, as a person reads it."""
     return (
-        f"{state.mode}: period p99 {loop.period_ms_p99:.1f} ms, {loop.missed} of {loop.ticks} ticks missed, "
-        f"{loop.bus_lost} replies lost" + (f", policy {state.policy}" if state.policy else "")
+        f"leader to follower {loop.leader_hz:.0f} Hz, "
+        f"latency p50 {loop.leader_latency_ms_p50:.1f} ms p99 {loop.leader_latency_ms_p99:.1f} ms"
     )
 
 
@@ -169,12 +185,14 @@ def _picture(state: pb.RobotState) -> Group:
         "ticks": f"{loop.ticks}, {loop.missed} missed, lateness p99 {loop.lateness_ms_p99:.2f} ms",
         "inference": f"p50 {loop.inference_ms_p50:.0f}  p99 {loop.inference_ms_p99:.0f} ms",
         "bus": f"{loop.bus_cycles} cycles, {loop.bus_lost} replies lost",
+        **({"leader": leader_line(loop)} if loop.leader_hz else {}),
         "flags": ", ".join(f"{flag.kind} ({flag.score:.1f})" for flag in state.recent_flags[-5:]) or "none",
     }
     for name, value in rows.items():
         head.add_row(name, value)
     joints = Table(box=None, pad_edge=False)
-    for name in ("joint", "position rad", "goal rad", "velocity rad/s", "effort", "°C", "V", "error"):
+    columns = ("joint", "position rad", "goal rad", "velocity rad/s", "effort", "°C", "V", "error")
+    for name in (*columns, "lost", "again"):
         joints.add_column(name, justify="left" if name == "joint" else "right")
     for i in range(len(state.position)):
         joints.add_row(
@@ -186,5 +204,7 @@ def _picture(state: pb.RobotState) -> Group:
             f"{state.temperature[i]:.0f}",
             f"{state.voltage[i]:.1f}",
             f"{state.hardware_error[i]:#04x}" if state.hardware_error[i] else "",
+            str(state.replies[i].lost) if state.replies else "",
+            str(state.replies[i].retries) if state.replies else "",
         )
     return Group(head, "", joints)

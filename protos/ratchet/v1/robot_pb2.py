@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/ratchet/v1/robot.proto\x12\nratchet.v1\"\x11\n\x0fGetStateRequest\"\xe2\x02\n\nRobotState\x12\r\n\x05robot\x18\x01 \x01(\t\x12\x0c\n\x04mode\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04tick\x18\x04 \x01(\x03\x12\x10\n\x08position\x18\x05 \x03(\x01\x12\x10\n\x08velocity\x18\x06 \x03(\x01\x12\x0e\n\x06\x65\x66\x66ort\x18\x07 \x03(\x01\x12\x13\n\x0btemperature\x18\x08 \x03(\x01\x12\x0f\n\x07voltage\x18\t \x03(\x01\x12\x16\n\x0ehardware_error\x18\n \x03(\r\x12\x0c\n\x04goal\x18\x0b \x03(\x01\x12\x0f\n\x07\x65pisode\x18\x0c \x01(\t\x12\x0e\n\x06policy\x18\r \x01(\t\x12\x14\n\x0clease_holder\x18\x0e \x01(\t\x12#\n\x04loop\x18\x0f \x01(\x0b\x32\x15.ratchet.v1.LoopStats\x12-\n\x0crecent_flags\x18\x10 \x03(\x0b\x32\x17.ratchet.v1.FlagMessage\x12\x0e\n\x06joints\x18\x11 \x03(\t\"\xe2\x01\n\tLoopStats\x12\r\n\x05ticks\x18\x01 \x01(\x04\x12\x0e\n\x06missed\x18\x02 \x01(\x04\x12\x15\n\rperiod_ms_p50\x18\x03 \x01(\x01\x12\x15\n\rperiod_ms_p99\x18\x04 \x01(\x01\x12\x15\n\rperiod_ms_max\x18\x05 \x01(\x01\x12\x17\n\x0flateness_ms_p99\x18\x06 \x01(\x01\x12\x18\n\x10inference_ms_p50\x18\x07 \x01(\x01\x12\x18\n\x10inference_ms_p99\x18\x08 \x01(\x01\x12\x12\n\nbus_cycles\x18\t \x01(\x04\x12\x10\n\x08\x62us_lost\x18\n \x01(\x04\"c\n\x0b\x46lagMessage\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x10\n\x08start_ns\x18\x02 \x01(\x03\x12\x0e\n\x06\x65nd_ns\x18\x03 \x01(\x03\x12\r\n\x05score\x18\x04 \x01(\x01\x12\x15\n\revidence_json\x18\x05 \x01(\t\"\'\n\x15\x41\x63quireControlRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\"5\n\x05Lease\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12\x10\n\x08window_s\x18\x03 \x01(\x01\"!\n\x10HeartbeatRequest\x12\r\n\x05lease\x18\x01 \x01(\t\"&\n\x15ReleaseControlRequest\x12\r\n\x05lease\x18\x01 \x01(\t\"\x1d\n\x0cLeaseRequest\x12\r\n\x05lease\x18\x01 \x01(\t\"\x1d\n\x0bStopRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1e\n\x0c\x45StopRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"-\n\x0eSetModeRequest\x12\r\n\x05lease\x18\x01 \x01(\t\x12\x0c\n\x04mode\x18\x02 \x01(\t\"B\n\x10SetPolicyRequest\x12\r\n\x05lease\x18\x01 \x01(\t\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\"/\n\x03\x41\x63k\x12\n\n\x02ok\x18\x01 \x01(\x08\x12\x0c\n\x04mode\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"2\n\x13StartEpisodeRequest\x12\r\n\x05lease\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\"C\n\x11\x45ndEpisodeRequest\x12\r\n\x05lease\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"I\n\x0c\x45pisodeReply\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x66rames\x18\x02 \x01(\x04\x12\x0e\n\x06\x65nd_ms\x18\x03 \x01(\x01\x12\r\n\x05\x66lags\x18\x04 \x03(\t\")\n\x16StreamTelemetryRequest\x12\x0f\n\x07rate_hz\x18\x01 \x01(\x01\"@\n\tTelemetry\x12\x0c\n\x04t_ns\x18\x01 \x01(\x03\x12%\n\x05state\x18\x02 \x01(\x0b\x32\x16.ratchet.v1.RobotState\"J\n\nTeleopGoal\x12\r\n\x05lease\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x03(\x01\x12\x0e\n\x06\x61ge_ns\x18\x03 \x01(\x03\x12\x0b\n\x03seq\x18\x04 \x01(\x04\"2\n\rTeleopSummary\x12\x10\n\x08received\x18\x01 \x01(\x04\x12\x0f\n\x07refused\x18\x02 \x01(\x04\x32\x84\x07\n\x0cRobotControl\x12?\n\x08GetState\x12\x1b.ratchet.v1.GetStateRequest\x1a\x16.ratchet.v1.RobotState\x12\x46\n\x0e\x41\x63quireControl\x12!.ratchet.v1.AcquireControlRequest\x1a\x11.ratchet.v1.Lease\x12<\n\tHeartbeat\x12\x1c.ratchet.v1.HeartbeatRequest\x1a\x11.ratchet.v1.Lease\x12\x44\n\x0eReleaseControl\x12!.ratchet.v1.ReleaseControlRequest\x1a\x0f.ratchet.v1.Ack\x12\x33\n\x06\x45nable\x12\x18.ratchet.v1.LeaseRequest\x1a\x0f.ratchet.v1.Ack\x12\x30\n\x04Stop\x12\x17.ratchet.v1.StopRequest\x1a\x0f.ratchet.v1.Ack\x12\x32\n\x05\x45Stop\x12\x18.ratchet.v1.EStopRequest\x1a\x0f.ratchet.v1.Ack\x12\x37\n\nClearEStop\x12\x18.ratchet.v1.LeaseRequest\x1a\x0f.ratchet.v1.Ack\x12\x36\n\x07SetMode\x12\x1a.ratchet.v1.SetModeRequest\x1a\x0f.ratchet.v1.Ack\x12:\n\tSetPolicy\x12\x1c.ratchet.v1.SetPolicyRequest\x1a\x0f.ratchet.v1.Ack\x12I\n\x0cStartEpisode\x12\x1f.ratchet.v1.StartEpisodeRequest\x1a\x18.ratchet.v1.EpisodeReply\x12\x45\n\nEndEpisode\x12\x1d.ratchet.v1.EndEpisodeRequest\x1a\x18.ratchet.v1.EpisodeReply\x12N\n\x0fStreamTelemetry\x12\".ratchet.v1.StreamTelemetryRequest\x1a\x15.ratchet.v1.Telemetry0\x01\x12=\n\x06Teleop\x12\x16.ratchet.v1.TeleopGoal\x1a\x19.ratchet.v1.TeleopSummary(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/ratchet/v1/robot.proto\x12\nratchet.v1\"\x11\n\x0fGetStateRequest\"\x8d\x03\n\nRobotState\x12\r\n\x05robot\x18\x01 \x01(\t\x12\x0c\n\x04mode\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04tick\x18\x04 \x01(\x03\x12\x10\n\x08position\x18\x05 \x03(\x01\x12\x10\n\x08velocity\x18\x06 \x03(\x01\x12\x0e\n\x06\x65\x66\x66ort\x18\x07 \x03(\x01\x12\x13\n\x0btemperature\x18\x08 \x03(\x01\x12\x0f\n\x07voltage\x18\t \x03(\x01\x12\x16\n\x0ehardware_error\x18\n \x03(\r\x12\x0c\n\x04goal\x18\x0b \x03(\x01\x12\x0f\n\x07\x65pisode\x18\x0c \x01(\t\x12\x0e\n\x06policy\x18\r \x01(\t\x12\x14\n\x0clease_holder\x18\x0e \x01(\t\x12#\n\x04loop\x18\x0f \x01(\x0b\x32\x15.ratchet.v1.LoopStats\x12-\n\x0crecent_flags\x18\x10 \x03(\x0b\x32\x17.ratchet.v1.FlagMessage\x12\x0e\n\x06joints\x18\x11 \x03(\t\x12)\n\x07replies\x18\x12 \x03(\x0b\x32\x18.ratchet.v1.MotorReplies\"v\n\x0cMotorReplies\x12\x0c\n\x04lost\x18\x01 \x01(\x04\x12\x12\n\ncrc_errors\x18\x02 \x01(\x04\x12\x10\n\x08timeouts\x18\x03 \x01(\x04\x12\x0f\n\x07retries\x18\x04 \x01(\x04\x12\x11\n\trecovered\x18\x05 \x01(\x04\x12\x0e\n\x06stalls\x18\x06 \x01(\x04\"\xb3\x02\n\tLoopStats\x12\r\n\x05ticks\x18\x01 \x01(\x04\x12\x0e\n\x06missed\x18\x02 \x01(\x04\x12\x15\n\rperiod_ms_p50\x18\x03 \x01(\x01\x12\x15\n\rperiod_ms_p99\x18\x04 \x01(\x01\x12\x15\n\rperiod_ms_max\x18\x05 \x01(\x01\x12\x17\n\x0flateness_ms_p99\x18\x06 \x01(\x01\x12\x18\n\x10inference_ms_p50\x18\x07 \x01(\x01\x12\x18\n\x10inference_ms_p99\x18\x08 \x01(\x01\x12\x12\n\nbus_cycles\x18\t \x01(\x04\x12\x10\n\x08\x62us_lost\x18\n \x01(\x04\x12\x11\n\tleader_hz\x18\x0b \x01(\x01\x12\x1d\n\x15leader_latency_ms_p50\x18\x0c \x01(\x01\x12\x1d\n\x15leader_latency_ms_p99\x18\r \x01(\x01\"c\n\x0b\x46lagMessage\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x10\n\x08start_ns\x18\x02 \x01(\x03\x12\x0e\n\x06\x65nd_ns\x18\x03 \x01(\x03\x12\r\n\x05score\x18\x04 \x01(\x01\x12\x15\n\revidence_json\x18\x05 \x01(\t\"\'\n\x15\x41\x63quireControlRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\"5\n\x05Lease\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12\x10\n\x08window_s\x18\x03 \x01(\x01\"!\n\x10HeartbeatRequest\x12\r\n\x05lease\x18\x01 \x01(\t\"&\n\x15ReleaseControlRequest\x12\r\n\x05lease\x18\x01 \x01(\t\"\x1d\n\x0cLeaseRequest\x12\r\n\x05lease\x18\x01 \x01(\t\"\x1d\n\x0bStopRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1e\n\x0c\x45StopRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"-\n\x0eSetModeRequest\x12\r\n\x05lease\x18\x01 \x01(\t\x12\x0c\n\x04mode\x18\x02 \x01(\t\"B\n\x10SetPolicyRequest\x12\r\n\x05lease\x18\x01 \x01(\t\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\"/\n\x03\x41\x63k\x12\n\n\x02ok\x18\x01 \x01(\x08\x12\x0c\n\x04mode\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"2\n\x13StartEpisodeRequest\x12\r\n\x05lease\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\"C\n\x11\x45ndEpisodeRequest\x12\r\n\x05lease\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"I\n\x0c\x45pisodeReply\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x66rames\x18\x02 \x01(\x04\x12\x0e\n\x06\x65nd_ms\x18\x03 \x01(\x01\x12\r\n\x05\x66lags\x18\x04 \x03(\t\")\n\x16StreamTelemetryRequest\x12\x0f\n\x07rate_hz\x18\x01 \x01(\x01\"@\n\tTelemetry\x12\x0c\n\x04t_ns\x18\x01 \x01(\x03\x12%\n\x05state\x18\x02 \x01(\x0b\x32\x16.ratchet.v1.RobotState\"J\n\nTeleopGoal\x12\r\n\x05lease\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x03(\x01\x12\x0e\n\x06\x61ge_ns\x18\x03 \x01(\x03\x12\x0b\n\x03seq\x18\x04 \x01(\x04\"2\n\rTeleopSummary\x12\x10\n\x08received\x18\x01 \x01(\x04\x12\x0f\n\x07refused\x18\x02 \x01(\x04\x32\x84\x07\n\x0cRobotControl\x12?\n\x08GetState\x12\x1b.ratchet.v1.GetStateRequest\x1a\x16.ratchet.v1.RobotState\x12\x46\n\x0e\x41\x63quireControl\x12!.ratchet.v1.AcquireControlRequest\x1a\x11.ratchet.v1.Lease\x12<\n\tHeartbeat\x12\x1c.ratchet.v1.HeartbeatRequest\x1a\x11.ratchet.v1.Lease\x12\x44\n\x0eReleaseControl\x12!.ratchet.v1.ReleaseControlRequest\x1a\x0f.ratchet.v1.Ack\x12\x33\n\x06\x45nable\x12\x18.ratchet.v1.LeaseRequest\x1a\x0f.ratchet.v1.Ack\x12\x30\n\x04Stop\x12\x17.ratchet.v1.StopRequest\x1a\x0f.ratchet.v1.Ack\x12\x32\n\x05\x45Stop\x12\x18.ratchet.v1.EStopRequest\x1a\x0f.ratchet.v1.Ack\x12\x37\n\nClearEStop\x12\x18.ratchet.v1.LeaseRequest\x1a\x0f.ratchet.v1.Ack\x12\x36\n\x07SetMode\x12\x1a.ratchet.v1.SetModeRequest\x1a\x0f.ratchet.v1.Ack\x12:\n\tSetPolicy\x12\x1c.ratchet.v1.SetPolicyRequest\x1a\x0f.ratchet.v1.Ack\x12I\n\x0cStartEpisode\x12\x1f.ratchet.v1.StartEpisodeRequest\x1a\x18.ratchet.v1.EpisodeReply\x12\x45\n\nEndEpisode\x12\x1d.ratchet.v1.EndEpisodeRequest\x1a\x18.ratchet.v1.EpisodeReply\x12N\n\x0fStreamTelemetry\x12\".ratchet.v1.StreamTelemetryRequest\x1a\x15.ratchet.v1.Telemetry0\x01\x12=\n\x06Teleop\x12\x16.ratchet.v1.TeleopGoal\x1a\x19.ratchet.v1.TeleopSummary(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,45 +34,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATEREQUEST']._serialized_start=45
   _globals['_GETSTATEREQUEST']._serialized_end=62
   _globals['_ROBOTSTATE']._serialized_start=65
-  _globals['_ROBOTSTATE']._serialized_end=419
-  _globals['_LOOPSTATS']._serialized_start=422
-  _globals['_LOOPSTATS']._serialized_end=648
-  _globals['_FLAGMESSAGE']._serialized_start=650
-  _globals['_FLAGMESSAGE']._serialized_end=749
-  _globals['_ACQUIRECONTROLREQUEST']._serialized_start=751
-  _globals['_ACQUIRECONTROLREQUEST']._serialized_end=790
-  _globals['_LEASE']._serialized_start=792
-  _globals['_LEASE']._serialized_end=845
-  _globals['_HEARTBEATREQUEST']._serialized_start=847
-  _globals['_HEARTBEATREQUEST']._serialized_end=880
-  _globals['_RELEASECONTROLREQUEST']._serialized_start=882
-  _globals['_RELEASECONTROLREQUEST']._serialized_end=920
-  _globals['_LEASEREQUEST']._serialized_start=922
-  _globals['_LEASEREQUEST']._serialized_end=951
-  _globals['_STOPREQUEST']._serialized_start=953
-  _globals['_STOPREQUEST']._serialized_end=982
-  _globals['_ESTOPREQUEST']._serialized_start=984
-  _globals['_ESTOPREQUEST']._serialized_end=1014
-  _globals['_SETMODEREQUEST']._serialized_start=1016
-  _globals['_SETMODEREQUEST']._serialized_end=1061
-  _globals['_SETPOLICYREQUEST']._serialized_start=1063
-  _globals['_SETPOLICYREQUEST']._serialized_end=1129
-  _globals['_ACK']._serialized_start=1131
-  _globals['_ACK']._serialized_end=1178
-  _globals['_STARTEPISODEREQUEST']._serialized_start=1180
-  _globals['_STARTEPISODEREQUEST']._serialized_end=1230
-  _globals['_ENDEPISODEREQUEST']._serialized_start=1232
-  _globals['_ENDEPISODEREQUEST']._serialized_end=1299
-  _globals['_EPISODEREPLY']._serialized_start=1301
-  _globals['_EPISODEREPLY']._serialized_end=1374
-  _globals['_STREAMTELEMETRYREQUEST']._serialized_start=1376
-  _globals['_STREAMTELEMETRYREQUEST']._serialized_end=1417
-  _globals['_TELEMETRY']._serialized_start=1419
-  _globals['_TELEMETRY']._serialized_end=1483
-  _globals['_TELEOPGOAL']._serialized_start=1485
-  _globals['_TELEOPGOAL']._serialized_end=1559
-  _globals['_TELEOPSUMMARY']._serialized_start=1561
-  _globals['_TELEOPSUMMARY']._serialized_end=1611
-  _globals['_ROBOTCONTROL']._serialized_start=1614
-  _globals['_ROBOTCONTROL']._serialized_end=2514
+  _globals['_ROBOTSTATE']._serialized_end=462
+  _globals['_MOTORREPLIES']._serialized_start=464
+  _globals['_MOTORREPLIES']._serialized_end=582
+  _globals['_LOOPSTATS']._serialized_start=585
+  _globals['_LOOPSTATS']._serialized_end=892
+  _globals['_FLAGMESSAGE']._serialized_start=894
+  _globals['_FLAGMESSAGE']._serialized_end=993
+  _globals['_ACQUIRECONTROLREQUEST']._serialized_start=995
+  _globals['_ACQUIRECONTROLREQUEST']._serialized_end=1034
+  _globals['_LEASE']._serialized_start=1036
+  _globals['_LEASE']._serialized_end=1089
+  _globals['_HEARTBEATREQUEST']._serialized_start=1091
+  _globals['_HEARTBEATREQUEST']._serialized_end=1124
+  _globals['_RELEASECONTROLREQUEST']._serialized_start=1126
+  _globals['_RELEASECONTROLREQUEST']._serialized_end=1164
+  _globals['_LEASEREQUEST']._serialized_start=1166
+  _globals['_LEASEREQUEST']._serialized_end=1195
+  _globals['_STOPREQUEST']._serialized_start=1197
+  _globals['_STOPREQUEST']._serialized_end=1226
+  _globals['_ESTOPREQUEST']._serialized_start=1228
+  _globals['_ESTOPREQUEST']._serialized_end=1258
+  _globals['_SETMODEREQUEST']._serialized_start=1260
+  _globals['_SETMODEREQUEST']._serialized_end=1305
+  _globals['_SETPOLICYREQUEST']._serialized_start=1307
+  _globals['_SETPOLICYREQUEST']._serialized_end=1373
+  _globals['_ACK']._serialized_start=1375
+  _globals['_ACK']._serialized_end=1422
+  _globals['_STARTEPISODEREQUEST']._serialized_start=1424
+  _globals['_STARTEPISODEREQUEST']._serialized_end=1474
+  _globals['_ENDEPISODEREQUEST']._serialized_start=1476
+  _globals['_ENDEPISODEREQUEST']._serialized_end=1543
+  _globals['_EPISODEREPLY']._serialized_start=1545
+  _globals['_EPISODEREPLY']._serialized_end=1618
+  _globals['_STREAMTELEMETRYREQUEST']._serialized_start=1620
+  _globals['_STREAMTELEMETRYREQUEST']._serialized_end=1661
+  _globals['_TELEMETRY']._serialized_start=1663
+  _globals['_TELEMETRY']._serialized_end=1727
+  _globals['_TELEOPGOAL']._serialized_start=1729
+  _globals['_TELEOPGOAL']._serialized_end=1803
+  _globals['_TELEOPSUMMARY']._serialized_start=1805
+  _globals['_TELEOPSUMMARY']._serialized_end=1855
+  _globals['_ROBOTCONTROL']._serialized_start=1858
+  _globals['_ROBOTCONTROL']._serialized_end=2758
 # @@protoc_insertion_point(module_scope)

@@ -11,7 +11,7 @@ class GetStateRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class RobotState(_message.Message):
-    __slots__ = ("robot", "mode", "reason", "tick", "position", "velocity", "effort", "temperature", "voltage", "hardware_error", "goal", "episode", "policy", "lease_holder", "loop", "recent_flags", "joints")
+    __slots__ = ("robot", "mode", "reason", "tick", "position", "velocity", "effort", "temperature", "voltage", "hardware_error", "goal", "episode", "policy", "lease_holder", "loop", "recent_flags", "joints", "replies")
     ROBOT_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class RobotState(_message.Message):
     LOOP_FIELD_NUMBER: _ClassVar[int]
     RECENT_FLAGS_FIELD_NUMBER: _ClassVar[int]
     JOINTS_FIELD_NUMBER: _ClassVar[int]
+    REPLIES_FIELD_NUMBER: _ClassVar[int]
     robot: str
     mode: str
     reason: str
@@ -46,10 +47,27 @@ class RobotState(_message.Message):
     loop: LoopStats
     recent_flags: _containers.RepeatedCompositeFieldContainer[FlagMessage]
     joints: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, robot: _Optional[str] = ..., mode: _Optional[str] = ..., reason: _Optional[str] = ..., tick: _Optional[int] = ..., position: _Optional[_Iterable[float]] = ..., velocity: _Optional[_Iterable[float]] = ..., effort: _Optional[_Iterable[float]] = ..., temperature: _Optional[_Iterable[float]] = ..., voltage: _Optional[_Iterable[float]] = ..., hardware_error: _Optional[_Iterable[int]] = ..., goal: _Optional[_Iterable[float]] = ..., episode: _Optional[str] = ..., policy: _Optional[str] = ..., lease_holder: _Optional[str] = ..., loop: _Optional[_Union[LoopStats, _Mapping]] = ..., recent_flags: _Optional[_Iterable[_Union[FlagMessage, _Mapping]]] = ..., joints: _Optional[_Iterable[str]] = ...) -> None: ...
+    replies: _containers.RepeatedCompositeFieldContainer[MotorReplies]
+    def __init__(self, robot: _Optional[str] = ..., mode: _Optional[str] = ..., reason: _Optional[str] = ..., tick: _Optional[int] = ..., position: _Optional[_Iterable[float]] = ..., velocity: _Optional[_Iterable[float]] = ..., effort: _Optional[_Iterable[float]] = ..., temperature: _Optional[_Iterable[float]] = ..., voltage: _Optional[_Iterable[float]] = ..., hardware_error: _Optional[_Iterable[int]] = ..., goal: _Optional[_Iterable[float]] = ..., episode: _Optional[str] = ..., policy: _Optional[str] = ..., lease_holder: _Optional[str] = ..., loop: _Optional[_Union[LoopStats, _Mapping]] = ..., recent_flags: _Optional[_Iterable[_Union[FlagMessage, _Mapping]]] = ..., joints: _Optional[_Iterable[str]] = ..., replies: _Optional[_Iterable[_Union[MotorReplies, _Mapping]]] = ...) -> None: ...
+
+class MotorReplies(_message.Message):
+    __slots__ = ("lost", "crc_errors", "timeouts", "retries", "recovered", "stalls")
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    CRC_ERRORS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUTS_FIELD_NUMBER: _ClassVar[int]
+    RETRIES_FIELD_NUMBER: _ClassVar[int]
+    RECOVERED_FIELD_NUMBER: _ClassVar[int]
+    STALLS_FIELD_NUMBER: _ClassVar[int]
+    lost: int
+    crc_errors: int
+    timeouts: int
+    retries: int
+    recovered: int
+    stalls: int
+    def __init__(self, lost: _Optional[int] = ..., crc_errors: _Optional[int] = ..., timeouts: _Optional[int] = ..., retries: _Optional[int] = ..., recovered: _Optional[int] = ..., stalls: _Optional[int] = ...) -> None: ...
 
 class LoopStats(_message.Message):
-    __slots__ = ("ticks", "missed", "period_ms_p50", "period_ms_p99", "period_ms_max", "lateness_ms_p99", "inference_ms_p50", "inference_ms_p99", "bus_cycles", "bus_lost")
+    __slots__ = ("ticks", "missed", "period_ms_p50", "period_ms_p99", "period_ms_max", "lateness_ms_p99", "inference_ms_p50", "inference_ms_p99", "bus_cycles", "bus_lost", "leader_hz", "leader_latency_ms_p50", "leader_latency_ms_p99")
     TICKS_FIELD_NUMBER: _ClassVar[int]
     MISSED_FIELD_NUMBER: _ClassVar[int]
     PERIOD_MS_P50_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +78,9 @@ class LoopStats(_message.Message):
     INFERENCE_MS_P99_FIELD_NUMBER: _ClassVar[int]
     BUS_CYCLES_FIELD_NUMBER: _ClassVar[int]
     BUS_LOST_FIELD_NUMBER: _ClassVar[int]
+    LEADER_HZ_FIELD_NUMBER: _ClassVar[int]
+    LEADER_LATENCY_MS_P50_FIELD_NUMBER: _ClassVar[int]
+    LEADER_LATENCY_MS_P99_FIELD_NUMBER: _ClassVar[int]
     ticks: int
     missed: int
     period_ms_p50: float
@@ -70,7 +91,10 @@ class LoopStats(_message.Message):
     inference_ms_p99: float
     bus_cycles: int
     bus_lost: int
-    def __init__(self, ticks: _Optional[int] = ..., missed: _Optional[int] = ..., period_ms_p50: _Optional[float] = ..., period_ms_p99: _Optional[float] = ..., period_ms_max: _Optional[float] = ..., lateness_ms_p99: _Optional[float] = ..., inference_ms_p50: _Optional[float] = ..., inference_ms_p99: _Optional[float] = ..., bus_cycles: _Optional[int] = ..., bus_lost: _Optional[int] = ...) -> None: ...
+    leader_hz: float
+    leader_latency_ms_p50: float
+    leader_latency_ms_p99: float
+    def __init__(self, ticks: _Optional[int] = ..., missed: _Optional[int] = ..., period_ms_p50: _Optional[float] = ..., period_ms_p99: _Optional[float] = ..., period_ms_max: _Optional[float] = ..., lateness_ms_p99: _Optional[float] = ..., inference_ms_p50: _Optional[float] = ..., inference_ms_p99: _Optional[float] = ..., bus_cycles: _Optional[int] = ..., bus_lost: _Optional[int] = ..., leader_hz: _Optional[float] = ..., leader_latency_ms_p50: _Optional[float] = ..., leader_latency_ms_p99: _Optional[float] = ...) -> None: ...
 
 class FlagMessage(_message.Message):
     __slots__ = ("kind", "start_ns", "end_ns", "score", "evidence_json")
