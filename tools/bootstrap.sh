@@ -29,6 +29,7 @@ system_packages() {
   have_library libEGL.so.1 || missing+=(libegl1)
   have_library libOSMesa.so || missing+=(libosmesa6)
   have_library libGL.so.1 || missing+=(libgl1)
+  have_library libusb-1.0.so.0 || missing+=(libusb-1.0-0)
   have_mosquitto || missing+=(mosquitto)
   [ ${#missing[@]} -eq 0 ] && return
   local as_root=()
