@@ -8,11 +8,23 @@ from typing import Any
 
 import click
 import numpy as np
+from click.core import ParameterSource
 
 from tools.errors import UsageError
 
 BACKENDS = ["onnx", "onnx-int8", "torch"]
 MOST_SEEDS = 100_000
+ROLLOUTS_ONLY = (
+    "against",
+    "seeds",
+    "flagged",
+    "region",
+    "take_over",
+    "record",
+    "signals",
+    "backend",
+    "workers",
+)
 EXAMPLES = """
 \b
 Examples:
@@ -64,12 +76,16 @@ def evaluate(
     if offline:
         from tools.offline import offline_command
 
+        _refuse(ROLLOUTS_ONLY, "has no meaning with --offline, which predicts recorded episodes")
         if store is None:
             raise UsageError("--offline needs --store DIR with the episodes to predict")
         offline_command(bundle, store, where, keys, json_file)
         return
+    _refuse(("store", "where"), "has no meaning without --offline")
     _require_place(json_file, "--json")
     _require_place(signals, "--signals")
+    if record is not None and record.exists() and not record.is_dir():
+        raise UsageError(f"--record {record}: a file is in the way of the store; give another path")
     if take_over and record is None:
         raise UsageError("--take-over makes corrections to keep; say where with --record STORE")
     chosen = _seeds(seeds) if flagged is None else _flagged(flagged)
@@ -82,6 +98,18 @@ def evaluate(
     if json_file is not None:
         json_file.write_text(json.dumps(result))
     _print(result)
+
+
+def _refuse(options: tuple[str, ...], why: str) -> None:
+    """Options that were given and would be ignored. Raises UsageError."""
+    context = click.get_current_context()
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in options
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise UsageError(f"{', '.join(given)} {why}; leave it out")
 
 
 def _judge(

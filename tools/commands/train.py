@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from tools.console import disk_errors, say, show_fields, show_json
 from tools.errors import UsageError
 from tools.options import PATH, ImageSize, json_flag, keys_option, registry_options, trust_option
 from tools.paths import keys_dir, registry_dir, trust_dir
+
+if TYPE_CHECKING:  # torch takes a second
+    from learner.config import TrainConfig
 
 EXAMPLES = """
 \b
@@ -68,7 +71,6 @@ def train(
     """
     from tools import training
     from tools.registry import Registry
-    from tools.settings import train_config
 
     if out.exists():
         raise UsageError(f"{out} exists and bundles never change; choose another --out")
@@ -77,11 +79,11 @@ def train(
         if resume:
             plan = training.stored_plan(out)
             if store is not None or where is not None or options or config is not None:
-                _same(plan, store, where, train_config(read_toml(config) if config else {}, options))
+                _same(plan, store, where, _chosen(config, options))
         elif store is None:
             raise UsageError("which episodes? give --store DIR, or --resume to continue a run")
         else:
-            chosen = train_config(read_toml(config) if config else {}, options)
+            chosen = _chosen(config, options)
             plan = training.new_plan(store, where or BASE_WHERE, chosen, name, out)
         root = None if no_register else registry_dir(registry, plan.name)
         opening = (
@@ -95,6 +97,16 @@ def train(
             say(f"ratchet: {error.what}; go on with: ratchet train --out {out} --resume")
             sys.exit(130)
     _report(done, plan, out, root, as_json)
+
+
+def _chosen(config: Path | None, settings: list[str]) -> TrainConfig:
+    """The file's settings with those of the command line over them; each blamed for its own."""
+    from tools.settings import train_config
+
+    raw = read_toml(config) if config is not None else {}
+    if config is not None:
+        train_config(raw, (), str(config))
+    return train_config(raw, settings)
 
 
 def _options(
