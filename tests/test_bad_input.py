@@ -140,3 +140,15 @@ def test_a_bad_bundle_is_served_to_nobody(
         "--trust", policies.trust,
     )  # fmt: skip
     assert says in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--offline", "--store", "episodes", "--seeds", "0:2"), "--seeds has no meaning with --offline"),
+        (("--where", "flagged"), "--where has no meaning without --offline"),
+        (("--record", "README.md"), "a file is in the way of the store"),
+    ],
+)
+def test_options_that_would_be_ignored(arguments: tuple[str, ...], says: str) -> None:
+    assert says in one_line("evaluate", "bundle", *arguments)
