@@ -167,6 +167,7 @@ class Bench:
             "stop_demonstration": self._direction.stop_demonstration,
             "task": self._direction.task,
             "motor_fault": self._breakage.motor,
+            "reboot_motor": self._breakage.reboot,
             "bus_fault": self._breakage.bus,
             "camera_fault": self._breakage.camera,
             "obstacle": self._breakage.obstacle,

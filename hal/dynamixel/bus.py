@@ -125,6 +125,7 @@ class ArmBus:
         self._coasting = np.zeros(n, dtype=np.int64)
         self._counters = np.zeros((len(COUNTERS), n), dtype=np.int64)
         self._turn_ticks = np.zeros(n, dtype=np.int64)
+        self._least = np.zeros(n, dtype=np.uint16)
         self._goals = np.zeros(n, dtype=_GOAL)
         self._goals["id"] = spec.ids
         limits = calibration.limits_rad
@@ -203,7 +204,8 @@ class ArmBus:
         """One bus cycle: the state of all motors.
 
         Raises PortError when the port vanished, MotorError when a motor has been silent for more
-        than ``max_coast`` cycles.
+        than ``max_coast`` cycles, or has restarted: its block then reads as zeros, and zero ticks
+        would pass for a position.
         """
         reader = self._require()
         self._cycles += 1
@@ -214,6 +216,8 @@ class ArmBus:
             self._count(reader)
             if self._coasting.max() > self.config.max_coast:
                 raise self._gone()
+        if (as_rows(self._blocks)["voltage"] < self._least).any():
+            raise self._restarted()
         return self._decode(sampled_ns)
 
     def _count(self, reader: Reader) -> None:
@@ -332,6 +336,9 @@ class ArmBus:
         else:
             raise self._link.no_answer(self.spec.motors[int(np.argmax(missing))])
         self._coasting[:] = 0
+        self._least = np.minimum(
+            as_rows(self._blocks)["voltage"], 1
+        )  # a motor does not answer without supply
         ticks = as_rows(self._blocks)["position"].astype(np.int64)
         calibration = self.calibration
         self._turn_ticks = calibration.sign * calibration.turns(ticks) * TICKS_PER_TURN
@@ -357,6 +364,13 @@ class ArmBus:
         if self._blocks.shape[1] == BLOCK_BYTES:
             return rows["hardware_error"].copy()
         return self._require().errors & np.uint8(ALERT_BIT)
+
+    def _restarted(self) -> MotorError:
+        motor = self.spec.motors[int(np.argmax(as_rows(self._blocks)["voltage"] < self._least))]
+        return MotorError(
+            f"{motor} on {self._port.path} has restarted and forgotten its set-up",
+            "check its supply and the cable that leads to it, then enable the arm again",
+        )
 
     def _gone(self) -> MotorError:
         """Name the first silent motor in the chain: those behind it may only be cut off by it."""

@@ -228,3 +228,33 @@ def test_a_fast_chain_is_trusted_up_to_its_first_damage() -> None:
     assert fresh.tolist() == [True, False, False]
     assert bad.tolist() == [0, 1, 0]
     assert not blocks[1:].any()
+
+
+def test_a_motor_that_restarted_is_told_from_one_that_stands_at_zero(emulator: ServoEmulator) -> None:
+    """Its indirect addresses are gone, so its block reads as zeros, and zero ticks are half a turn away."""
+    arm = open_bus(emulator, max_coast=30)
+    arm.set_torque(True)
+    emulator.reboot(3)
+    with pytest.raises(MotorError, match=r"motor 3 .elbow_flex. .* has restarted and forgotten its set-up"):
+        for _ in range(30):
+            assert arm.read().position == pytest.approx(POSE, abs=TICK)
+    arm.reconnect()
+    assert arm.read().position == pytest.approx(POSE, abs=TICK)
+    assert arm.torque().tolist() == [True, True, False, True, True, True]
+    arm.close()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_motors_of_one_id_are_a_motor_error_and_never_a_position(
+    emulator: ServoEmulator, method: Method
+) -> None:
+    arm = open_bus(emulator, method)
+    emulator.set_faults(EmulatorFaults(twin_id=2))
+    with pytest.raises(MotorError, match="motor 2"):
+        for _ in range(10):
+            assert arm.read().position == pytest.approx(POSE, abs=TICK)
+    assert arm.stats.motors[1].crc_errors > 0
+    emulator.set_faults(EmulatorFaults())
+    arm.reconnect()
+    assert arm.read().position == pytest.approx(POSE, abs=TICK)
+    arm.close()
