@@ -109,21 +109,29 @@ def write_blob(
     chunk = max(1, math.ceil(total / count))
     text = _array_json((total,), (chunk,), "uint8", {"name": "crc32c"}, attributes)
     table[f"{name}/zarr.json"] = files.write_file(folder / "zarr.json", (text,))
-    for index, data in enumerate(_regroup(parts, chunk)):
-        crc = google_crc32c.value(bytes(data)).to_bytes(4, "little")
-        table[f"{name}/{index}"] = files.write_file(folder / str(index), (data, crc))
+    for index, pieces in enumerate(_regroup(parts, chunk)):
+        crc = 0
+        for piece in pieces:  # one by one: over a whole chunk the interpreter would be held for milliseconds
+            crc = google_crc32c.extend(crc, piece)
+        pieces.append(crc.to_bytes(4, "little"))
+        table[f"{name}/{index}"] = files.write_file(folder / str(index), pieces)
 
 
-def _regroup(parts: Iterable[bytes], size: int) -> Iterator[bytearray]:
-    """Cut a run of byte strings into pieces of exactly ``size``, the last padded with zeros."""
-    buffer = bytearray()
+def _regroup(parts: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
+    """Cut a run of byte strings into lists of ``size`` bytes each, the last padded with zeros."""
+    pieces: list[bytes] = []
+    missing = size
     for part in parts:
-        buffer += part
-        while len(buffer) >= size:
-            yield buffer[:size]
-            del buffer[:size]
-    if buffer:
-        yield buffer + bytes(size - len(buffer))
+        rest = part
+        while rest:
+            piece, rest = rest[:missing], rest[missing:]
+            pieces.append(piece)
+            missing -= len(piece)
+            if not missing:
+                yield pieces
+                pieces, missing = [], size
+    if pieces:
+        yield [*pieces, bytes(missing)]
 
 
 class ArrayFile:

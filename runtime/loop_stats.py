@@ -42,6 +42,8 @@ class Samples:
     def __init__(self) -> None:
         self._values = np.zeros(WINDOW)
         self._count = 0
+        self._sorted = self._values[:0]
+        self._sorted_at = 0
         self.maximum = 0.0
 
     def add(self, value: float) -> None:
@@ -51,9 +53,16 @@ class Samples:
         self.maximum = max(self.maximum, value)
 
     def percentile(self, q: float) -> float:
-        """The ``q``-th percentile of the window; 0 before the first value."""
+        """The ``q``-th percentile of the window; 0 before the first value.
+
+        Sorted afresh only when one value in 500 is new: figures are asked for beside the ticks.
+        """
         n = min(self._count, WINDOW)
-        return float(np.percentile(self._values[:n], q)) if n else 0.0
+        if self._count - self._sorted_at > n // 500:
+            self._sorted, self._sorted_at = np.sort(self._values[:n]), self._count
+        if not n:
+            return 0.0
+        return float(self._sorted[min(round(q / 100 * (len(self._sorted) - 1)), len(self._sorted) - 1)])
 
 
 class LoopStats:
