@@ -54,7 +54,8 @@ class JointState:
 class Frame:
     """One camera image: uint8 RGB (H, W, 3), its capture time (monotonic ns) and sequence number.
 
-    ``repeated`` is True when the device handed out the same picture again.
+    ``repeated`` is True when the device handed out the same picture again. ``driver_stamp`` tells whether
+    ``t_ns`` is the driver's own stamp or, where there is none, the time at which the picture arrived here.
     """
 
     camera: str
@@ -62,6 +63,7 @@ class Frame:
     t_ns: int
     image: Image
     repeated: bool = False
+    driver_stamp: bool = False
 
 
 @runtime_checkable

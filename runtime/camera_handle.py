@@ -52,7 +52,12 @@ class CameraHandle:
         if time.monotonic_ns() - int(record["t_ns"]) > limit_ns:
             return None
         return Frame(
-            self.name, int(record["seq"]), int(record["t_ns"]), record["image"], bool(record["repeated"])
+            self.name,
+            int(record["seq"]),
+            int(record["t_ns"]),
+            record["image"],
+            bool(record["repeated"]),
+            bool(record["driver_stamp"]),
         )
 
     def status(self) -> CameraStatus | None:

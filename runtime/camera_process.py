@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from hal.cameras.options import CameraOptions
 from hal.errors import CameraError
 from hal.types import Camera, Frame
 from runtime.errors import RingError
@@ -41,10 +42,8 @@ _PARENT_POLL_S = 0.1
 CameraName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
 
-class CameraSpec(BaseModel):
+class CameraSpec(CameraOptions):
     """One camera: an OpenCV device index, path or URL; or a RealSense serial number or recording."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["opencv", "realsense"] = "opencv"
     source: str = Field(min_length=1)
@@ -129,7 +128,7 @@ class CameraWorker:
             return
         record = self._frames.record
         record["seq"], record["t_ns"], record["repeated"] = frame.seq, frame.t_ns, frame.repeated
-        record["image"] = frame.image
+        record["driver_stamp"], record["image"] = frame.driver_stamp, frame.image
         self._frames.push()
         self._status.record["frames"] += 1
         self._report(ok=True, message="")
@@ -162,12 +161,12 @@ def open_driver(name: str, spec: CameraSpec) -> Camera:
 
         recording = Path(spec.source)
         if recording.is_file():
-            return RealSenseCamera(name, spec.width, spec.height, spec.fps, playback=recording)
-        return RealSenseCamera(name, spec.width, spec.height, spec.fps, serial=spec.source)
+            return RealSenseCamera(name, spec.width, spec.height, spec.fps, playback=recording, options=spec)
+        return RealSenseCamera(name, spec.width, spec.height, spec.fps, serial=spec.source, options=spec)
     from hal.cameras.opencv import OpenCVCamera
 
     source = int(spec.source) if spec.source.isdecimal() else spec.source
-    return OpenCVCamera(name, source, spec.width, spec.height, spec.fps)
+    return OpenCVCamera(name, source, spec.width, spec.height, spec.fps, options=spec)
 
 
 def run(config: CameraProcessConfig, parent: int) -> None:

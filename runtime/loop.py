@@ -170,6 +170,15 @@ class ControlLoop:
             if name not in handles or handles[name].latest() is None
         ]
 
+    def stamps(self) -> dict[str, str]:
+        """Whose word the cameras' capture times are: ``driver`` or, where it has none, ``arrival``."""
+        frames = {name: camera.latest() for name, camera in self._cameras.items()}
+        return {
+            name: "driver" if frame.driver_stamp else "arrival"
+            for name, frame in frames.items()
+            if frame is not None
+        }
+
     def begin_episode(self) -> None:
         """Monitors start afresh with the episode that is about to be recorded; the motion goes on."""
         self._controller.bank.reset()

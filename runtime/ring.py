@@ -64,7 +64,8 @@ def _layout(record: np.dtype[Any]) -> int:
 
 def frame_dtype(height: int, width: int) -> np.dtype[Any]:
     """Record of a camera ring: one uint8 RGB picture with its stamps."""
-    return np.dtype([("seq", "<i8"), ("t_ns", "<i8"), ("repeated", "?"), ("image", "u1", (height, width, 3))])
+    stamps = [("seq", "<i8"), ("t_ns", "<i8"), ("repeated", "?"), ("driver_stamp", "?")]
+    return np.dtype([*stamps, ("image", "u1", (height, width, 3))])
 
 
 def create_ring(path: Path, record: np.dtype[Any], capacity: int) -> None:

@@ -203,7 +203,9 @@ class Robot:
                 raise RefusedError(f"episode {self._recorder.running} is running", "end it first")
             await self._see_pictures()
             kind: Kind = "rollout" if self._loop.state is State.POLICY else "demo"
-            provenance = {"policy": self._loop.policy_version} if kind == "rollout" else {}
+            provenance: dict[str, Any] = {"camera_stamps": self._loop.stamps()}
+            if kind == "rollout":
+                provenance["policy"] = self._loop.policy_version
             try:
                 writer = await asyncio.to_thread(self._recorder.open, task, kind, provenance)
             except StoreError as error:

@@ -39,6 +39,9 @@ source = "0"                 # index, /dev/video path or URL
 width = 640
 height = 480
 fps = 30
+# format = "YUYV"            # default MJPG; the rest as the device has it, unless said here
+# exposure = 120             # in the device's units (V4L2: 100 us), gain = 30, white_balance = 4600,
+# autofocus = false          # focus = 0; a device that does otherwise is refused
 
 # [cameras.wrist]
 # source = "2"

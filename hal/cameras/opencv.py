@@ -11,6 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from hal.cameras.options import CameraOptions
+from hal.cameras.v4l2 import apply_format, apply_options, driver_stamp_ns
 from hal.errors import CameraError
 from hal.types import Frame, Image
 
@@ -26,7 +28,8 @@ class OpenCVCamera:
 
     ``source`` is a device index, a device path, a video file or an URL. ``width``, ``height`` and
     ``fps`` are what it must deliver: a device that settles on something else is refused rather than
-    silently resized. ``timeout_s`` bounds every wait on an URL inside FFmpeg.
+    silently resized, and so is one that does not do what ``options`` ask. ``timeout_s`` bounds every wait on
+    an URL inside FFmpeg.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class OpenCVCamera:
         height: int,
         fps: int = 30,
         timeout_s: float = 1.0,
+        options: CameraOptions | None = None,
     ) -> None:
         if width <= 0 or height <= 0 or fps <= 0 or timeout_s <= 0:
             raise CameraError(
@@ -51,6 +55,13 @@ class OpenCVCamera:
         self._last: Image | None = None
         self._last_read_ns = 0
         self._grabbed_ns = 0
+        self._driver_stamp = False
+        self._options = options or CameraOptions()
+        if self._options.asked() and not self._is_device:
+            raise CameraError(
+                f"camera {name!r} cannot be given {', '.join(self._options.asked())}: it is no device",
+                "take that out of its configuration, and set it where the pictures are made",
+            )
 
     @property
     def _is_url(self) -> bool:
@@ -87,8 +98,10 @@ class OpenCVCamera:
         )
 
     def read(self, timeout_s: float) -> Frame:
-        """Wait for the next frame: uint8 RGB (height, width, 3), stamped when it arrived.
+        """Wait for the next frame: uint8 RGB (height, width, 3).
 
+        A device's frame carries its driver's stamp, where that is sane; any other the time at which it
+        arrived (FFmpeg keeps the headers of an MJPEG server's pictures to itself).
         ``seq`` also counts frames that were skipped because nobody read for a while. ``repeated`` is
         set when the picture is the last one again, bit by bit: sensor noise forbids that of a live
         camera. Raises CameraError when none came within ``timeout_s`` (on an URL: within the
@@ -110,7 +123,7 @@ class OpenCVCamera:
         repeated = self._last is not None and np.array_equal(image, self._last)
         self._last = image
         self._seq += 1
-        return Frame(self.name, self._seq, self._grabbed_ns, image, repeated)
+        return Frame(self.name, self._seq, self._grabbed_ns, image, repeated, self._driver_stamp)
 
     def stop(self) -> None:
         """Close the source; safe to call twice."""
@@ -131,10 +144,9 @@ class OpenCVCamera:
         return cv2.VideoCapture(self.source, cv2.CAP_FFMPEG, options)
 
     def _negotiate(self) -> None:
-        """Ask a device for the size, rate and the shortest queue."""
-        fourcc = cv2.VideoWriter.fourcc(*"MJPG")
+        """Ask a device for format, size, rate, the shortest queue and the options."""
+        apply_format(self._capture, self.name, self._options.format)
         for key, value in (
-            (cv2.CAP_PROP_FOURCC, fourcc),
             (cv2.CAP_PROP_FRAME_WIDTH, self.width),
             (cv2.CAP_PROP_FRAME_HEIGHT, self.height),
             (cv2.CAP_PROP_FPS, self.fps),
@@ -147,6 +159,7 @@ class OpenCVCamera:
                 f"camera {self.name!r} settles on {rate:g} frames/s, not {self.fps}",
                 "choose a rate it has (v4l2-ctl --list-formats-ext)",
             )
+        apply_options(self._capture, self.name, self._options)
 
     def _remedy(self) -> str:
         if self._is_device:
@@ -172,7 +185,10 @@ class OpenCVCamera:
     def _grab_or_fail(self) -> Callable[[], tuple[bool, Any]]:
         if not self._capture.grab():
             raise self._silent()
-        self._grabbed_ns = time.monotonic_ns()
+        now_ns = time.monotonic_ns()
+        stamp_ns = driver_stamp_ns(self._capture, now_ns) if self._is_device else None
+        self._driver_stamp = stamp_ns is not None
+        self._grabbed_ns = now_ns if stamp_ns is None else stamp_ns
         retrieve: Callable[[], tuple[bool, Any]] = self._capture.retrieve
         return retrieve
 

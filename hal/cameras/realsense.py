@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hal.cameras.options import CameraOptions
+from hal.cameras.realsense_options import apply_options, require_known
 from hal.errors import CameraError
 from hal.types import Frame, Image
 
@@ -38,7 +40,7 @@ class RealSenseCamera:
 
     ``serial`` chooses the device (None: the only one connected); ``playback`` is a recorded file
     used instead. With ``depth`` a depth stream of the same size is aligned to the colour picture
-    and handed out by ``read_with_depth``.
+    and handed out by ``read_with_depth``. ``options`` set the colour sensor's light.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class RealSenseCamera:
         serial: str | None = None,
         playback: Path | None = None,
         depth: bool = False,
+        options: CameraOptions | None = None,
     ) -> None:
         if width <= 0 or height <= 0 or fps <= 0:
             raise CameraError(f"camera {name!r}: size and rate must be positive", "correct its configuration")
@@ -58,6 +61,8 @@ class RealSenseCamera:
         self.name = name
         self.width, self.height, self.fps = width, height, fps
         self.serial, self.playback, self.depth = serial, playback, depth
+        self._options = options or CameraOptions()
+        require_known(name, self._options)
         self._rs: Any = None
         self._pipeline: Any = None
         self._align: Any = None
@@ -91,6 +96,11 @@ class RealSenseCamera:
                 "choose a mode it offers (rs-enumerate-devices) and see that nothing else uses it",
             ) from error
         self._pipeline = pipeline
+        try:
+            apply_options(rs, profile.get_device(), self.name, self._options)
+        except CameraError:
+            self.stop()
+            raise
         if self.depth:
             self._align = rs.align(rs.stream.color)
             self._depth_scale = _depth_scale(rs, profile)
@@ -157,7 +167,7 @@ class RealSenseCamera:
             raise CameraError(
                 f"camera {self.name!r} sent frames without colour", "stop it and start it again"
             )
-        t_ns = self._capture_time(colour)
+        t_ns, driver_stamp = self._capture_time(colour)
         image = np.array(
             np.asanyarray(colour.get_data()), dtype=np.uint8
         )  # a copy: the SDK reuses its buffers
@@ -169,15 +179,18 @@ class RealSenseCamera:
         seq = int(colour.get_frame_number())
         repeated = self._last is not None and (seq == self._seq or np.array_equal(image, self._last))
         self._seq, self._last = seq, image
-        return Frame(self.name, seq, t_ns, image, repeated), frames
+        return Frame(self.name, seq, t_ns, image, repeated, driver_stamp), frames
 
-    def _capture_time(self, frame: Any) -> int:
-        """Monotonic time of capture: the device's stamp where it is in host time, else of arrival."""
+    def _capture_time(self, frame: Any) -> tuple[int, bool]:
+        """Monotonic time of capture, and whether it is the device's stamp (in host time) or of arrival.
+
+        A step of the wall clock between the two looks like a stamp from elsewhere: arrival then.
+        """
         now_ns = time.monotonic_ns()
         if frame.get_frame_timestamp_domain() == self._rs.timestamp_domain.hardware_clock:
-            return now_ns
+            return now_ns, False
         age_ns = time.time_ns() - round(frame.get_timestamp() * 1e6)
-        return now_ns - age_ns if 0 <= age_ns < _MAX_HOST_DELAY_NS else now_ns
+        return (now_ns - age_ns, True) if 0 <= age_ns < _MAX_HOST_DELAY_NS else (now_ns, False)
 
 
 def _depth_scale(rs: Any, profile: Any) -> float:
