@@ -55,6 +55,13 @@ fps = 30
 address = "unix:/run/ratchet/policy.sock"   # where `ratchet serve` listens
 # timeout_s = 0.25
 
+# What to ask of the kernel: for the bus processes, and for the control loop's own thread.
+# [realtime]
+# priority = 20              # SCHED_FIFO; 0 keeps the ordinary scheduler
+# cpus = []                  # any
+# [loop]
+# priority = 10
+
 [store]
 path = "/var/lib/ratchet/episodes"
 
