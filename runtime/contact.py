@@ -1,48 +1,115 @@
-"""Contact stop: pushing hard, not moving, and the position error grows.
+"""Contact stop: a joint pushes harder than its motion explains, and falls short of it.
 
-XL430 motors report load, XL330 motors current, so what counts as hard is a scale per joint. What is
-expected is each joint's own slow average (gravity, friction) learnt while it follows well. The
-thresholds are meant to miss a soft touch rather than to stop a normal motion; the gripper, whose job
-is to push without moving, is left out.
+What a motor's effort should be while nothing is in the way is its joint's own recent average (gravity,
+friction), plus what the present speed and acceleration cost. The rest is the residual, filtered as a
+momentum observer does, so that no velocity is differentiated:
+
+    r' = (effort − back_emf·v − expected − inertia·v' − r) / filter_s
+
+(the generalised-momentum residual of De Luca and Mattone, "Actuator failure detection and isolation using
+generalized momenta", 2003, for one joint at a time, in units of effort). A joint is in contact when its
+residual pushes towards the goal with more than ``scale``, and the joint moves at two thirds of the speed it
+is told to have or less (between that and all of it the residual counts in part), for ``sustain_s``.
+
+Motors measure effort in units of their own (the XL430 reports load, the XL330 current), so scales belong
+to motor models. The gripper, whose job is to push, is left out.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import numba
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
+from hal.dynamixel.arm import KOCH_FOLLOWER
 from hal.types import JOINTS, NUM_JOINTS, JointState, Vector
 
-_Scale = Annotated[FiniteFloat, Field(ge=0.0, le=20.0)]
+FOLLOWER_MODELS: tuple[str, ...] = tuple(motor.model_name for motor in KOCH_FOLLOWER.motors)
+
+_Positive = Annotated[FiniteFloat, Field(gt=0.0, le=100.0)]
+_Share = Annotated[FiniteFloat, Field(ge=0.0, le=100.0)]
+
+
+class MotorContact(BaseModel):
+    """One motor model: ``scale`` of effort at which the residual is 1, ``back_emf`` of effort per rad/s,
+    ``inertia`` of effort per rad/s². Effort is a fraction of full load, or A where current is measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scale: _Positive
+    back_emf: _Share = 0.0
+    inertia: _Share = 0.0
+
+
+# XL430: 61 rpm without load at 12 V, of which load is the duty. XL330: 1.47 A stall at 0.52 N·m.
+MOTORS: Mapping[str, MotorContact] = {
+    "xl430-w250": MotorContact(scale=0.30, back_emf=0.156, inertia=0.011),
+    "xl330-m288": MotorContact(scale=0.52, back_emf=0.0, inertia=0.010),
+}
 
 
 class ContactConfig(BaseModel):
     """Thresholds of the contact stop.
 
-    ``scale``: effort above the expected one at which the residual is 1, in the joint's own unit (load
-    fraction for the XL430 of shoulder_pan and shoulder_lift, A for the XL330); 0 leaves a joint out.
-    ``min_error_rad``: smallest |goal − measured| that counts. ``max_speed``: rad/s above which a joint
-    is moving, not blocked. ``growth_rad``: how much the error must have grown over ``sustain_s``.
-    ``expected_s``: time constant of the expected effort.
+    ``motors``: per motor model; what is not named keeps its default. ``ignore``: joints that may push.
+    ``min_error_rad``: smallest |goal − measured| that counts. ``slow_speed``: rad/s, what a joint that is
+    told to stand still is compared with. ``sustain_s``: how long a contact must last; time without one
+    counts back at the rate ``forget``. ``filter_s``: time constant of the residual; ``expected_s``: of the
+    expected effort.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    scale: tuple[_Scale, ...] = (0.6, 0.6, 1.0, 1.0, 1.0, 0.0)
-    min_error_rad: float = Field(0.12, gt=0.0, le=1.0)
-    max_speed: float = Field(0.3, gt=0.0, le=5.0)
-    growth_rad: float = Field(0.01, ge=0.0, le=0.5)
-    sustain_s: float = Field(0.12, ge=0.02, le=2.0)
-    expected_s: float = Field(1.0, gt=0.0, le=60.0)
+    motors: dict[str, MotorContact] = Field(default_factory=lambda: dict(MOTORS))
+    ignore: tuple[str, ...] = ("gripper",)
+    min_error_rad: float = Field(0.05, gt=0.0, le=1.0)
+    slow_speed: float = Field(0.3, gt=0.0, le=5.0)
+    sustain_s: float = Field(0.02, ge=0.004, le=2.0)
+    forget: float = Field(0.5, gt=0.0, le=10.0)
+    filter_s: float = Field(0.02, ge=0.004, le=0.5)
+    expected_s: float = Field(0.5, gt=0.0, le=60.0)
 
-    @model_validator(mode="after")
-    def _one_scale_a_joint(self) -> Self:
-        if len(self.scale) != NUM_JOINTS:
-            raise ValueError(f"scale needs {NUM_JOINTS} values, one for each of {', '.join(JOINTS)}")
-        return self
+    @field_validator("motors", mode="before")
+    @classmethod
+    def _beside_the_defaults(cls, given: Any) -> Any:
+        """A table that names one model leaves the others as they are; a known model's keys likewise."""
+        if not isinstance(given, Mapping):
+            return given
+        merged: dict[str, Any] = dict(MOTORS)
+        for model, values in given.items():
+            known = MOTORS.get(model)
+            partial = isinstance(values, Mapping) and known is not None
+            merged[model] = {**known.model_dump(), **values} if known and partial else values
+        return merged
+
+    @field_validator("ignore")
+    @classmethod
+    def _joints(cls, ignore: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [joint for joint in ignore if joint not in JOINTS]
+        if unknown:
+            raise ValueError(f"there is no joint {', '.join(unknown)}; use {', '.join(JOINTS)}")
+        return ignore
+
+    def table(self, models: Sequence[str]) -> Vector:
+        """(3, 6) for an arm of ``models``: scale (0: left out), back EMF, inertia of each joint.
+
+        Raises ValueError for a model that has no entry.
+        """
+        missing = sorted(set(models) - set(self.motors))
+        if missing:
+            raise ValueError(
+                f"no contact scale for {', '.join(missing)}; add [servo.contact.motors.{missing[0]}]"
+            )
+        rows = [self.motors[model] for model in models]
+        scale = [0.0 if j in self.ignore else row.scale for j, row in zip(JOINTS, rows, strict=True)]
+        return np.array([scale, [row.back_emf for row in rows], [row.inertia for row in rows]])
+
+
+# Rows of the detector's memory.
+_EXPECTED, _OBSERVED, _EVIDENCE = range(3)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -50,72 +117,96 @@ def _contact_kernel(
     memory: Vector,
     residual: Vector,
     goal: Vector,
+    asked: Vector,
     position: Vector,
     velocity: Vector,
     effort: Vector,
-    scale: Vector,
+    motors: Vector,
     thresholds: Vector,
     dt: float,
 ) -> int:
-    """Update ``memory`` (3, n: expected effort, streak s, error at its start); the joint in contact or −1.
+    """Update ``memory`` (3, n) and ``residual`` (n,), scaled, towards the goal; the joint in contact or −1.
 
-    ``thresholds``: min_error_rad, max_speed, growth_rad, sustain_s, expected_s.
+    ``asked`` is the goals' velocity. ``thresholds``: min_error_rad, slow_speed, sustain_s, filter_s,
+    expected_s, forget.
     """
     found = -1
     for i in range(goal.shape[0]):
         residual[i] = 0.0
         error = goal[i] - position[i]
-        sane = np.isfinite(error) and np.isfinite(velocity[i]) and np.isfinite(effort[i])
-        if scale[i] <= 0.0 or not sane:
-            memory[1, i] = 0.0
+        scale, speed = motors[0, i], velocity[i]
+        if scale <= 0.0 or not (np.isfinite(error) and np.isfinite(speed) and np.isfinite(effort[i])):
+            memory[_EVIDENCE, i] = 0.0
             continue
-        size = abs(error)
-        if size < thresholds[0]:
-            memory[0, i] += (effort[i] - memory[0, i]) * min(dt / thresholds[4], 1.0)
-            memory[1, i] = 0.0
-            continue
-        residual[i] = np.sign(error) * (effort[i] - memory[0, i]) / scale[i]
-        if residual[i] < 1.0 or abs(velocity[i]) > thresholds[1]:
-            memory[1, i] = 0.0
-            continue
-        if memory[1, i] == 0.0:
-            memory[2, i] = size
-        memory[1, i] += dt
-        grown = size - memory[2, i] >= thresholds[2]
-        if memory[1, i] >= thresholds[3] and grown and (found < 0 or residual[i] > residual[found]):
+        torque = effort[i] - motors[1, i] * speed
+        carried = motors[2, i] * speed / thresholds[3]
+        raw = memory[_OBSERVED, i] - carried
+        memory[_OBSERVED, i] += dt * (torque - memory[_EXPECTED, i] - raw) / thresholds[3]
+        raw = memory[_OBSERVED, i] - carried
+        way = 1.0 if error > 0.0 else -1.0
+        residual[i] = way * raw / scale
+        # A push is not taken for gravity, or not before long.
+        learn = dt / thresholds[4]
+        if abs(raw) > 0.5 * scale and abs(error) >= thresholds[0]:
+            learn *= 0.1
+        memory[_EXPECTED, i] += raw * min(learn, 1.0)
+        # 1 up to two thirds of the speed it is told to have, 0 at that speed.
+        moves = way * speed / max(way * asked[i], thresholds[1])
+        short = min(max(3.0 * (1.0 - moves), 0.0), 1.0)
+        if residual[i] * short >= 1.0 and abs(error) >= thresholds[0]:
+            memory[_EVIDENCE, i] += dt
+        else:  # a joint bounces off what it meets: a moment of motion is no proof that it is free
+            memory[_EVIDENCE, i] = max(memory[_EVIDENCE, i] - thresholds[5] * dt, 0.0)
+        sustained = memory[_EVIDENCE, i] >= thresholds[2] - 1e-9
+        if sustained and (found < 0 or residual[i] > residual[found]):
             found = i
     return found
 
 
 class ContactDetector:
-    """Watches one arm; deterministic, no I/O, a few µs an update."""
+    """Watches one arm of motors ``models``; deterministic, no I/O, a few µs an update."""
 
-    def __init__(self, config: ContactConfig, dt_s: float) -> None:
+    def __init__(self, config: ContactConfig, dt_s: float, models: Sequence[str] = FOLLOWER_MODELS) -> None:
         self.residual = np.zeros(NUM_JOINTS)
         self._memory = np.zeros((3, NUM_JOINTS))
-        self._scale = np.array(config.scale, dtype=np.float64)
+        self._motors = config.table(models)
         self._thresholds = np.array(
-            [config.min_error_rad, config.max_speed, config.growth_rad, config.sustain_s, config.expected_s]
+            [
+                config.min_error_rad,
+                config.slow_speed,
+                config.sustain_s,
+                config.filter_s,
+                config.expected_s,
+                config.forget,
+            ]
         )
         self._dt_s = dt_s
 
-    def reset(self, effort: Vector) -> None:
-        """Forget everything; ``effort`` (6,) is what holding still takes now."""
+    def reset(self, measured: JointState) -> None:
+        """Forget everything; ``measured`` shows what standing still takes now."""
+        effort, speed = measured.effort, measured.velocity
+        sound = np.isfinite(effort) & np.isfinite(speed)
         self._memory[:] = 0.0
-        self._memory[0] = np.where(np.isfinite(effort), effort, 0.0)
+        self._memory[_EXPECTED] = np.where(sound, effort - self._motors[1] * speed, 0.0)
+        self._memory[_OBSERVED] = np.where(sound, self._motors[2] * speed / self._thresholds[3], 0.0)
         self.residual[:] = 0.0
 
-    def update(self, goal: Vector, measured: JointState) -> int:
-        """Index of the joint in contact, or −1. ``residual`` (6,) holds the scaled residuals of this step."""
+    def update(self, goal: Vector, asked: Vector, measured: JointState) -> int:
+        """Index of the joint in contact, or −1.
+
+        ``goal`` rad and ``asked``, the goals' velocity in rad/s, (6,). ``residual`` (6,) then holds each
+        joint's push towards its goal beyond the expected one, 1 at its motor's scale.
+        """
         return int(
             _contact_kernel(
                 self._memory,
                 self.residual,
                 goal,
+                asked,
                 measured.position,
                 measured.velocity,
                 measured.effort,
-                self._scale,
+                self._motors,
                 self._thresholds,
                 self._dt_s,
             )

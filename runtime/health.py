@@ -2,7 +2,7 @@
 
 Every part that must stay alive beats a ``HealthBoard``; silence longer than its limit makes it
 unhealthy. ``HealthServer`` serves the board on loopback: ``GET /healthz`` (200 or 503) and
-``GET /metrics``.
+``GET /metrics``; with a robot also a page (``/``, ``/state``) whose only button is ``POST /estop``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hal.clock import Clock
+from runtime import panel
 from runtime.errors import RuntimeFault
+from runtime.remote.facade import RobotSnapshot
 
 _log = logging.getLogger(__name__)
 
@@ -188,16 +190,28 @@ def board_metrics(report: HealthReport) -> list[Metric]:
     return metrics
 
 
+class Stoppable(Protocol):
+    """What the page needs of a robot (``runtime.remote.facade.RobotFacade``)."""
+
+    async def state(self) -> RobotSnapshot: ...
+    async def estop(self, reason: str) -> None: ...
+
+
 class HealthServer:
-    """A small HTTP/1.1 server: GET and HEAD, no keep-alive, bounded in size, time and connections
-    (further ones are hung up on).
+    """A small HTTP/1.1 server: GET, HEAD and one POST, no keep-alive, bounded in size, time and
+    connections (further ones are hung up on). A request's body is never read.
 
     ``metrics`` is called for each scrape and must not block. Life cycle: ``start`` → ``stop``.
     """
 
     def __init__(
-        self, config: HealthConfig, board: HealthBoard, metrics: Callable[[], Iterable[Metric]] = tuple
+        self,
+        config: HealthConfig,
+        board: HealthBoard,
+        metrics: Callable[[], Iterable[Metric]] = tuple,
+        robot: Stoppable | None = None,
     ) -> None:
+        self._robot = robot
         self._config = config
         self._board = board
         self._metrics = metrics
@@ -262,10 +276,32 @@ class HealthServer:
         if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
             return _response(400, "text/plain", "not an HTTP/1 request\n")
         method, target = words[0], words[1].split(b"?", 1)[0]
+        if self._robot is not None and (method, target) == (b"POST", b"/estop"):
+            return await self._stop(self._robot, head)
         if method not in (b"GET", b"HEAD"):
-            return _response(405, "text/plain", "only GET and HEAD\n")
-        status, kind, body = self._page(target)
+            return _response(405, "text/plain", "only GET and HEAD, and POST /estop\n")
+        status, kind, body = await self._panel(target, head) or self._page(target)
         return _response(status, kind, body, head_only=method == b"HEAD")
+
+    async def _stop(self, robot: Stoppable, head: bytes) -> bytes:
+        """The button. The flag is raised before anything is awaited."""
+        fields = panel.headers_of(head)
+        why = "malformed headers\n" if fields is None else panel.refusal(fields, self.port)
+        if why is not None:
+            return _response(403, "text/plain", why)
+        await robot.estop("e-stop from the web page")
+        _log.warning("web e-stop")
+        return _response(200, "text/plain", "emergency stop latched\n")
+
+    async def _panel(self, target: bytes, head: bytes) -> tuple[int, str, str] | None:
+        if self._robot is None or target not in (b"/", b"/state"):
+            return None
+        if not panel.own_host(panel.headers_of(head) or {}, self.port):
+            return 403, "text/plain", f"open it as http://127.0.0.1:{self.port}/\n"
+        if target == b"/":
+            return 200, "text/html; charset=utf-8", panel.PAGE
+        snapshot = await self._robot.state()
+        return 200, "application/json", panel.state_json(snapshot, well=self._board.report().ok) + "\n"
 
     def _page(self, target: bytes) -> tuple[int, str, str]:
         if target == b"/healthz":
@@ -280,6 +316,7 @@ class HealthServer:
 _REASONS = {
     200: "OK",
     400: "Bad Request",
+    403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
     431: "Request Header Fields Too Large",
@@ -291,6 +328,6 @@ def _response(status: int, kind: str, body: str, *, head_only: bool = False) -> 
     data = body.encode()
     head = (
         f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: {kind}\r\nContent-Length: {len(data)}\r\n"
-        "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
+        f"Cache-Control: no-store\r\n{panel.SECURITY}Connection: close\r\n\r\n"
     ).encode()
     return head if head_only else head + data

@@ -300,4 +300,4 @@ def _cycles(handle: BusHandle) -> int:
 def _health_server(config: RobotConfig, parts: _Parts) -> HealthServer | None:
     if config.health is None:
         return None
-    return HealthServer(config.health, parts.board, lambda: loop_metrics(parts.loop))
+    return HealthServer(config.health, parts.board, lambda: loop_metrics(parts.loop), parts.robot)

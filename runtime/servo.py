@@ -76,6 +76,7 @@ class ServoCore:
         self._freeze: HoldCause | None = None
         self._accepting = False
         self._contact_joint = -1
+        self._contact_residual = 0.0
         self._now_ns = self._start_ns = self._hold_ns = 0
         self._from_ns = self._target_ns = self._expires_ns = self._release_ns = 0
         self._seq = -1
@@ -120,7 +121,7 @@ class ServoCore:
             self._state[0] = measured.position
             self._state[1] = 0.0
         if self._contact:
-            self._contact.reset(measured.effort)
+            self._contact.reset(measured)
         self._freeze = None
         self._contact_joint = -1
         self._accepting = True
@@ -169,7 +170,7 @@ class ServoCore:
         self._state[1] = 0.0
         self._freeze, self._accepting, self._contact_joint = None, False, -1
         if self._contact:
-            self._contact.reset(measured.effort)
+            self._contact.reset(measured)
         self._begin_hold(HoldCause.ESTOP if self._estopped else HoldCause.CLEARED)
 
     def hold(self, *, latch: bool = False) -> None:
@@ -270,16 +271,18 @@ class ServoCore:
         return arrived or self._now_ns >= 2 * self._release_ns - self._from_ns + _LOWER_GRACE_NS
 
     def _watch_contact(self, measured: JointState) -> float:
-        """Freeze on contact; the largest residual of this step."""
+        """Freeze on contact; the largest residual of this step, while it is frozen the one that froze it."""
+        if self._contact_joint >= 0:
+            return self._contact_residual
         if self._contact is None or self._estopped or measured.age_ns.any():
             return 0.0
-        joint = self._contact.update(self._state[0], measured)
-        if joint < 0 or self._cause is HoldCause.CONTACT:
+        joint = self._contact.update(self._state[0], self._state[1], measured)
+        if joint < 0:
             return float(self._contact.residual.max())
-        residual = float(self._contact.residual[joint])
         self._count("contacts")
         self._accepting = False
         self._contact_joint = joint
+        self._contact_residual = residual = float(self._contact.residual[joint])
         self._freeze_at(measured, HoldCause.CONTACT)
         return residual
 

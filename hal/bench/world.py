@@ -275,6 +275,11 @@ class World:
         return fixed in partners, moving in partners
 
     @property
+    def fingers(self) -> Vector:
+        """Where the middles of the fixed and the moving finger pad are, m, (2, 3)."""
+        return np.array([self._data.geom_xpos[geom] for geom in self.model.pad_geoms])
+
+    @property
     def obstructed(self) -> bool:
         """Whether the block of ``obstruct`` touches the arm or the cube."""
         obstacle = self.model.obstacle_geom

@@ -6,12 +6,15 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from hal.clock import LockstepClock
 from runtime.health import HealthBoard, HealthConfig, HealthError, HealthServer, Metric, prometheus_text
+from runtime.panel import HEADER_VALUE
+from runtime.remote.facade import RobotSnapshot
 
 CONFIG = HealthConfig(port=0, request_timeout_s=1.0, max_request_bytes=512, max_connections=2)
 
@@ -168,3 +171,94 @@ def test_prometheus_text_groups_and_escapes() -> None:
         "# TYPE ratchet_b gauge",
         "ratchet_b +Inf",
     ]
+
+
+class Stopped:
+    """A robot that notes its stops."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    async def state(self) -> RobotSnapshot:
+        return RobotSnapshot("bench", "teleop", 'because of "<script>"')
+
+    async def estop(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+
+@pytest.fixture
+async def page(board: HealthBoard) -> AsyncIterator[tuple[HealthServer, Stopped]]:
+    robot = Stopped()
+    server = HealthServer(CONFIG, board, robot=robot)
+    await server.start()
+    yield server, robot
+    await server.stop()
+
+
+def estop(
+    server: HealthServer, *fields: str, host: str = "127.0.0.1", header: str = "x-ratchet: estop"
+) -> bytes:
+    lines = ["POST /estop HTTP/1.1", f"Host: {host}:{server.port}", header, *fields]
+    return "\r\n".join([line for line in lines if line] + ["", ""]).encode()
+
+
+async def test_the_page_has_a_button_and_shows_the_state(page: tuple[HealthServer, Stopped]) -> None:
+    server, robot = page
+    host = f"Host: localhost:{server.port}\r\n\r\n".encode()
+    status, body = await get(server, b"GET / HTTP/1.1\r\n" + host)
+    assert status == 200
+    assert "STOP" in body
+    assert HEADER_VALUE in body
+    status, body = await get(server, b"GET /state HTTP/1.1\r\n" + host)
+    state = json.loads(body)
+    assert (status, state["mode"], state["well"]) == (200, "teleop", False)
+    assert (await get(server, b"GET /state HTTP/1.1\r\nHost: evil.example\r\n\r\n"))[0] == 403
+    assert robot.reasons == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST"])
+async def test_the_button_stops(page: tuple[HealthServer, Stopped], host: str) -> None:
+    server, robot = page
+    same = f"Origin: http://{host}:{server.port}"
+    assert (await get(server, estop(server, host=host)))[0] == 200
+    assert (await get(server, estop(server, same, "Sec-Fetch-Site: same-origin", host=host)))[0] == 200
+    assert len(robot.reasons) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"host": "evil.example"},
+        {"header": ""},
+        {"header": "x-ratchet: go"},
+        {"fields": ("Origin: http://evil.example",)},
+        {"fields": ("Origin: null",)},
+        {"fields": ("Sec-Fetch-Site: cross-site",)},
+        {"fields": ("X-Ratchet: estop",)},
+        {"fields": ("no colon",)},
+    ],
+)
+async def test_a_foreign_page_presses_nothing(
+    page: tuple[HealthServer, Stopped], change: dict[str, Any]
+) -> None:
+    server, robot = page
+    arguments = {name: value for name, value in change.items() if name != "fields"}
+    assert (await get(server, estop(server, *change.get("fields", ()), **arguments)))[0] == 403
+    assert robot.reasons == []
+
+
+@pytest.mark.parametrize("method", [b"GET", b"PUT", b"OPTIONS", b"HEAD"])
+async def test_nothing_else_stops_and_nothing_else_is_posted(
+    page: tuple[HealthServer, Stopped], method: bytes
+) -> None:
+    server, robot = page
+    request = estop(server).replace(b"POST", method)
+    assert (await get(server, request))[0] in (404, 405)
+    assert (await get(server, estop(server).replace(b"/estop", b"/enable")))[0] == 405
+    assert robot.reasons == []
+
+
+async def test_a_body_is_not_waited_for(page: tuple[HealthServer, Stopped]) -> None:
+    server, robot = page
+    assert (await get(server, estop(server, "Content-Length: 1000000")))[0] == 200
+    assert robot.reasons == ["e-stop from the web page"]

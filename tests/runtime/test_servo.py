@@ -312,7 +312,7 @@ def test_contact_freezes_at_the_measured_pose_and_is_reported(joint: int, effort
 
 @pytest.mark.parametrize(
     ("joint", "effort"),
-    [(5, 1.47), (0, 0.4), (2, 0.7), (0, -0.9)],
+    [(5, 1.47), (0, 0.25), (2, 0.5), (0, -0.9)],
     ids=["gripper grasps", "light load", "light current", "helped along"],
 )
 def test_ordinary_efforts_are_no_contact(joint: int, effort: float) -> None:
@@ -327,14 +327,14 @@ def test_contact_can_be_switched_off() -> None:
 
 
 def test_gravity_is_expected_effort() -> None:
-    """A joint that always carries 0.4 of its load is not in contact at 0.8."""
+    """A joint that always carries 0.4 of its load is not in contact at 0.6."""
     bench = Bench(QUICK.model_copy(update={"hold_limit_s": 60.0, "contact": ContactConfig()})).start()
     bench.effort[1] = 0.4
     bench.run(5.0)
     bench.blocked = True
     for tick in range(1, 25):
         bench.command(min(tick / 30, 0.5))
-        bench.effort[1] = 0.8
+        bench.effort[1] = 0.6
         bench.run(1 / 30)
     assert bench.core.counters.contacts == 0
 
