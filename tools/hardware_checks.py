@@ -1,34 +1,39 @@
-"""Are arms and cameras there, and the ones that were meant: ports, motors, calibration, pictures."""
+"""Are arms and cameras there, and the ones that were meant: udev rule, ports, motors, calibration."""
 
 from __future__ import annotations
 
+import grp
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from hal.calibration import Calibration
 from hal.dynamixel.arm import KOCH_FOLLOWER, KOCH_LEADER, ArmSpec
+from hal.dynamixel.inspection import inspect
 from hal.dynamixel.setup import SCAN_BAUDS, FoundMotor, scan
 from hal.errors import HalError
-from runtime.camera_process import CameraSpec, open_driver
 from runtime.config import ArmConfig, RobotConfig
+from tools.camera_checks import camera_finding
 from tools.checking import Finding, failed, ok, problem, warning
+from tools.motor_checks import judge_motors, report_findings
+from tools.udev import udev_finding
 
-_FIRST_PICTURE_S = 10.0
 _LATENCY_MS = 1
 
 
 def hardware_findings(config: RobotConfig) -> Iterator[Finding]:
     """Everything a configuration names."""
+    yield udev_finding()
     yield from _arm("follower", config.follower, KOCH_FOLLOWER)
     if config.leader is not None:
         yield from _arm("leader", config.leader, KOCH_LEADER)
     for name, camera in config.cameras.items():
-        yield _camera(name, camera)
+        yield camera_finding(name, camera)
 
 
 def port_findings(ports: list[str]) -> Iterator[Finding]:
     """Without a configuration: what is on each serial port of the machine."""
+    yield udev_finding()
     if not ports:
         yield warning("serial ports", "none found", "plug in the arm's adapter, and switch on its power")
     for port in ports:
@@ -37,7 +42,8 @@ def port_findings(ports: list[str]) -> Iterator[Finding]:
 
 
 def _arm(name: str, arm: ArmConfig, spec: ArmSpec) -> Iterator[Finding]:
-    yield _calibration(name, arm, spec)
+    calibration, finding = _calibration(name, arm, spec)
+    yield finding
     if not Path(arm.port).exists():
         yield problem(
             f"{name} port",
@@ -48,10 +54,13 @@ def _arm(name: str, arm: ArmConfig, spec: ArmSpec) -> Iterator[Finding]:
     yield from _port(arm.port)
     try:
         found = _scan_until_answered(arm)
+        yield judge_motors(name, arm.port, arm.baud, spec, found)
+        models = {(motor.id, motor.model.number) for motor in spec.motors}
+        ids = {m.id for m in found if (m.id, m.model_number) in models and m.baud == arm.baud}
+        if ids:
+            yield from report_findings(name, inspect(arm.port, arm.baud, spec, calibration, ids))
     except HalError as error:
         yield failed(f"{name} motors", error)
-        return
-    yield _judge_motors(name, arm, spec, found)
 
 
 def _scan_until_answered(arm: ArmConfig) -> list[FoundMotor]:
@@ -62,22 +71,26 @@ def _scan_until_answered(arm: ArmConfig) -> list[FoundMotor]:
     return []
 
 
-def _calibration(name: str, arm: ArmConfig, spec: ArmSpec) -> Finding:
+def _calibration(name: str, arm: ArmConfig, spec: ArmSpec) -> tuple[Calibration | None, Finding]:
     what = f"{name} calibration"
     if arm.calibration is None:
-        return ok(what, "none is needed: uncalibrated = true")
+        return Calibration.identity(spec), ok(what, "none is needed: uncalibrated = true")
     try:
-        Calibration.load(arm.calibration).check(spec)
+        calibration = Calibration.load(arm.calibration)
+        calibration.check(spec)
     except HalError as error:
-        return failed(what, error)
-    return ok(what, str(arm.calibration))
+        return None, failed(what, error)
+    return calibration, ok(what, str(arm.calibration))
 
 
 def _port(port: str) -> Iterator[Finding]:
     """Permission, and the adapter's own delay."""
     if not os.access(port, os.R_OK | os.W_OK):
+        group = _group(port)
         yield problem(
-            f"port {port}", "may not be opened by you", "sudo usermod -aG dialout $USER, then log in again"
+            f"port {port}",
+            f"may not be opened by you (it belongs to group {group})",
+            f"sudo usermod -aG {group} $USER, then log in again",
         )
         return
     timer = Path("/sys/class/tty") / Path(port).resolve().name / "device" / "latency_timer"
@@ -89,42 +102,6 @@ def _port(port: str) -> Iterator[Finding]:
         )
     else:
         yield ok(f"port {port}", "may be opened")
-
-
-def _judge_motors(name: str, arm: ArmConfig, spec: ArmSpec, found: list[FoundMotor]) -> Finding:
-    what = f"{name} motors"
-    if not found:
-        return problem(
-            what, f"none answers on {arm.port} at any baud rate", "check the arm's power and cable"
-        )
-    bauds = {motor.baud for motor in found}
-    if bauds != {arm.baud}:
-        return problem(
-            what,
-            f"they answer at {', '.join(str(baud) for baud in sorted(bauds))} baud, not at {arm.baud}",
-            f"set [{name}] baud, or give the motors {arm.baud} baud with Dynamixel Wizard 2.0",
-        )
-    by_id = {motor.id: motor for motor in found}
-    for wanted in spec.motors:
-        motor = by_id.pop(wanted.id, None)
-        if motor is None:
-            return problem(what, f"{wanted} does not answer", "check its cable; its id may be another")
-        if motor.model_number != wanted.model.number:
-            return problem(
-                what,
-                f"{wanted} is {motor.model or motor.model_number}, not {wanted.model_name}",
-                "are follower and leader swapped in the configuration?",
-            )
-        if motor.firmware < wanted.model.min_firmware:
-            return problem(
-                what,
-                f"{wanted} has firmware {motor.firmware}, {wanted.model.min_firmware} is needed",
-                "update it with Dynamixel Wizard 2.0",
-            )
-    if by_id:
-        return warning(what, f"unknown motors {sorted(by_id)} answer too", "take them off the bus")
-    versions = "/".join(str(v) for v in sorted({motor.firmware for motor in found}))
-    return ok(what, f"all {len(found)} answer at {arm.baud} baud, firmware {versions}")
 
 
 def _motors_anywhere(port: str) -> Finding:
@@ -144,23 +121,9 @@ def _motors_anywhere(port: str) -> Finding:
     )
 
 
-def _camera(name: str, spec: CameraSpec) -> Finding:
-    what = f"camera {name}"
-    camera = None
+def _group(port: str) -> str:
+    """The group that may open a port."""
     try:
-        camera = open_driver(name, spec)
-        camera.start()
-        frame = camera.read(_FIRST_PICTURE_S)
-    except HalError as error:
-        return failed(what, error)
-    finally:
-        if camera is not None:
-            camera.stop()
-    height, width = frame.image.shape[:2]
-    if (height, width) != (spec.height, spec.width):
-        return problem(
-            what, f"delivers {width}x{height}, not {spec.width}x{spec.height}", "set its size to that"
-        )
-    if int(frame.image.max()) - int(frame.image.min()) < 8:
-        return warning(what, "its picture is of one colour", "is its lens covered, or the light off?")
-    return ok(what, f"delivers {width}x{height}")
+        return grp.getgrgid(os.stat(port).st_gid).gr_name
+    except (OSError, KeyError):
+        return "dialout"

@@ -88,8 +88,9 @@ def _unsteady(motor: MotorSpec) -> MotorError:
     return MotorError(f"{motor} answers only now and then", "check its cable and connectors")
 
 
-def _settle_eeprom(link: Link, motor: MotorSpec, mode: int, torque: bool) -> None:
-    wanted = {
+def eeprom_settings(mode: int) -> dict[str, int]:
+    """Register → raw value that every motor of an arm keeps in its EEPROM; ``mode`` is its operating mode."""
+    return {
         "Return_Delay_Time": 0,
         "Drive_Mode": 0,
         "Operating_Mode": mode,
@@ -98,7 +99,10 @@ def _settle_eeprom(link: Link, motor: MotorSpec, mode: int, torque: bool) -> Non
         "Max_Position_Limit": 4095,
         "Startup_Configuration": 0,
     }
-    for name, value in wanted.items():
+
+
+def _settle_eeprom(link: Link, motor: MotorSpec, mode: int, torque: bool) -> None:
+    for name, value in eeprom_settings(mode).items():
         found = link.read(motor, name)
         if found == value:
             continue

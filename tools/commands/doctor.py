@@ -18,6 +18,7 @@ from tools.errors import UsageError
 from tools.hardware_checks import hardware_findings, port_findings
 from tools.machine_checks import machine_findings
 from tools.options import PATH, json_flag
+from tools.udev import write_rule
 
 _MARKS = {"ok": "ok      ", "warning": "warning ", "problem": "PROBLEM "}
 
@@ -26,15 +27,23 @@ EXAMPLES = """
 Examples:
   ratchet doctor                                     # this machine and what is plugged in
   ratchet doctor --config /etc/ratchet/ratchet.toml  # and whether it fits
+  ratchet doctor --write-udev 99-ratchet.rules       # the rule for the adapters, to be installed as root
 """
 
 
 @click.command(epilog=EXAMPLES)
 @click.option("--config", type=PATH, help="A robot's configuration.")
 @click.option("--no-drawing", is_flag=True, help="Leave out the bench's pictures, which take seconds.")
+@click.option("--write-udev", type=PATH, help="Only write the udev rule of the arms' adapters to this file.")
 @json_flag
-def doctor(config: Path | None, no_drawing: bool, as_json: bool) -> None:
-    """Check configuration, ports, motors, cameras, disk, priorities. Exit code 1 when there is a problem."""
+def doctor(config: Path | None, no_drawing: bool, write_udev: Path | None, as_json: bool) -> None:
+    """Check configuration, ports, motors, cameras, disk, priorities. Exit code 1 when there is a problem.
+
+    Nothing is changed and nothing energised. Arms and cameras are looked at while no service uses them.
+    """
+    if write_udev is not None:
+        click.echo(write_rule(write_udev))
+        return
     findings: list[Finding] = []
     for finding in _findings(config, not no_drawing):
         findings.append(finding)
