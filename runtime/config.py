@@ -90,7 +90,7 @@ class RobotConfig(_Frozen):
         description="what the bus processes ask of the kernel",
     )
     loop: RealtimeConfig = Field(
-        default=RealtimeConfig(priority=10, lock_memory=True, prefault=False),
-        description="what the control loop asks, for its own thread",
+        default=RealtimeConfig(priority=10, nice=-10, lock_memory=True, prefault=False),
+        description="what the control loop asks for its own thread, and with `nice` for the others beside it",
     )
     run_dir: Path = Field(default=Path("/run/ratchet"), description="rings and sockets live here")

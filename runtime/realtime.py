@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,7 +26,8 @@ class RealtimeConfig(BaseModel):
     """What to ask the kernel for.
 
     ``priority`` is SCHED_FIFO's, 0 keeps the ordinary scheduler; it is the calling thread's alone, and
-    what that starts begins with the ordinary scheduler. ``cpus`` empty means any.
+    what that starts begins with the ordinary scheduler. ``nice`` is for the process's other threads: one
+    that is put aside while it holds the interpreter keeps the first one waiting. ``cpus`` empty means any.
     ``lock_memory`` keeps pages in memory; ``prefault`` also brings in those not touched yet, which is
     too much for a process with many threads.
     """
@@ -31,6 +35,7 @@ class RealtimeConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     priority: int = Field(0, ge=0, le=90)
+    nice: int = Field(0, ge=-20, le=0)
     cpus: tuple[int, ...] = ()
     lock_memory: bool = False
     prefault: bool = True
@@ -72,6 +77,8 @@ def make_realtime(config: RealtimeConfig) -> RealtimeReport:
         measures.append(_pin(config.cpus))
     if config.lock_memory:
         measures.append(_lock_memory(config.prefault))
+    if config.nice:
+        measures.append(_favour(config.nice))
     if config.priority:
         measures.append(_fifo(config.priority))
     return RealtimeReport(tuple(measures))
@@ -133,6 +140,27 @@ def _lock_memory(prefault: bool) -> Measure:
         why = os.strerror(ctypes.get_errno())
         return Measure("memory", False, f"{why}; LimitMEMLOCK=infinity in the unit grants it")
     return Measure("memory", True, "locked")
+
+
+def _favour(nice: int) -> Measure:
+    """Every thread there is; those made later by the one with a priority begin at 0 again."""
+    try:
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                os.setpriority(os.PRIO_PROCESS, int(thread), nice)
+    except OSError as error:
+        return Measure("niceness", False, f"{error.strerror}; LimitNICE={nice} in the unit grants it")
+    return Measure("niceness", True, str(nice))
+
+
+def favoured_pool(nice: int) -> ThreadPoolExecutor:
+    """Worker threads with this niceness, ordinary ones where it is refused. What they start inherits it."""
+    return ThreadPoolExecutor(thread_name_prefix="service", initializer=_favour_thread, initargs=(nice,))
+
+
+def _favour_thread(nice: int) -> None:
+    with contextlib.suppress(OSError):  # ``make_realtime`` reports it
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
 def _fifo(priority: int) -> Measure:
