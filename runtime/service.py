@@ -34,7 +34,7 @@ from runtime.loop_stats import TickLog
 from runtime.monitors import MonitorBank
 from runtime.notify import Notifier, Watchdog, watchdog_period_s
 from runtime.policy_client import PolicyClient
-from runtime.realtime import IdleCollector, make_realtime
+from runtime.realtime import IdleCollector, favoured_pool, make_realtime
 from runtime.recorder import EpisodeRecorder
 from runtime.remote.errors import RemoteError
 from runtime.remote.server import RemoteServer
@@ -70,6 +70,7 @@ async def serve(
     remote door once everything runs. Raises RuntimeFault, HalError or StoreError when something
     cannot be started, and what ends the service while it runs.
     """
+    asyncio.get_running_loop().set_default_executor(favoured_pool(config.loop.nice))
     async with _parts(config, software) as parts:
         server = RemoteServer(config.remote, parts.robot, board=parts.board)
         health = _health_server(config, parts)
