@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from hal.cameras.jpeg import decode_whole
 from hal.cameras.options import CameraOptions
 from hal.cameras.v4l2 import apply_format, apply_options, driver_stamp_ns
 from hal.errors import CameraError
@@ -56,6 +57,7 @@ class OpenCVCamera:
         self._last_read_ns = 0
         self._grabbed_ns = 0
         self._driver_stamp = False
+        self._packets = False
         self._options = options or CameraOptions()
         if self._options.asked() and not self._is_device:
             raise CameraError(
@@ -83,7 +85,8 @@ class OpenCVCamera:
         try:
             if self._is_device:
                 self._negotiate()
-            image = self._freshest() if self._is_url else self._decode(self._grab_or_fail())
+            self._packets = self._is_url and self._ask_for_packets()
+            image = self._freshest() if self._is_url else self._next(0)
             self._check_size(image)
         except CameraError:
             self.stop()
@@ -102,17 +105,18 @@ class OpenCVCamera:
 
         A device's frame carries its driver's stamp, where that is sane; any other the time at which it
         arrived (FFmpeg keeps the headers of an MJPEG server's pictures to itself).
-        ``seq`` also counts frames that were skipped because nobody read for a while. ``repeated`` is
-        set when the picture is the last one again, bit by bit: sensor noise forbids that of a live
-        camera. Raises CameraError when none came within ``timeout_s`` (on an URL: within the
-        constructor's), or when it has another size.
+        ``seq`` also counts frames that were skipped because nobody read for a while, or because an MJPEG
+        server's picture came torn (what a device's driver or FFmpeg decodes cannot be told from a whole one
+        here). ``repeated`` is set when the picture is the last one again, bit by bit: sensor noise forbids
+        that of a live camera. Raises CameraError when none came within ``timeout_s`` (on an URL: within the
+        constructor's), when all that came were torn, or when it has another size.
         """
         if self._capture is None:
             raise CameraError(f"camera {self.name!r} is not started", "call start() first")
         begun_ns = time.monotonic_ns()
         self._seq += self._skip_stale(begun_ns)
         self._wait(timeout_s)
-        image = self._decode(self._grab_or_fail())
+        image = self._next(begun_ns + round(max(timeout_s, self._timeout_s) * 1e9))
         self._check_size(image)
         self._last_read_ns = time.monotonic_ns()
         late_s = (self._grabbed_ns - begun_ns) * 1e-9
@@ -192,21 +196,43 @@ class OpenCVCamera:
         retrieve: Callable[[], tuple[bool, Any]] = self._capture.retrieve
         return retrieve
 
-    def _decode(self, retrieve: Callable[[], tuple[bool, Any]]) -> Image:
-        ok, bgr = retrieve()
-        if not ok or bgr is None:
+    def _ask_for_packets(self) -> bool:
+        """Have an MJPEG stream's pictures as they are sent, so that a torn one is seen; whether we do."""
+        if int(self._capture.get(cv2.CAP_PROP_FOURCC)) != cv2.VideoWriter.fourcc(*"MJPG"):
+            return False
+        return bool(self._capture.set(cv2.CAP_PROP_FORMAT, -1))
+
+    def _next(self, until_ns: int) -> Image:
+        """The next picture that is whole; the last torn one may come at ``until_ns``."""
+        while True:
+            image = self._decode(self._grab_or_fail())
+            if image is not None:
+                return image
+            self._seq += 1
+            if time.monotonic_ns() > until_ns:
+                raise self._torn()
+
+    def _decode(self, retrieve: Callable[[], tuple[bool, Any]]) -> Image | None:
+        """The picture that was grabbed; None when it is torn."""
+        ok, data = retrieve()
+        if not ok or data is None:
             raise self._silent()
-        image: Image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+        if self._packets:
+            return decode_whole(data.ravel())
+        image: Image = cv2.cvtColor(data, cv2.COLOR_BGR2RGB)
         return image
 
     def _freshest(self) -> Image:
         """Run through what FFmpeg queued while it examined the stream, up to the live picture."""
         period_ns = 1e9 / self.fps
+        image: Image | None = None
         for _ in range(_WARM_UP_FRAMES):
             begun_ns = time.monotonic_ns()
             image = self._decode(self._grab_or_fail())
-            if self._grabbed_ns - begun_ns > 0.3 * period_ns:
+            if image is not None and self._grabbed_ns - begun_ns > 0.3 * period_ns:
                 return image
+        if image is None:
+            raise self._torn()
         return image
 
     def _skip_stale(self, now_ns: int) -> int:
@@ -226,6 +252,10 @@ class OpenCVCamera:
                 f"camera {self.name!r} delivers {width}x{height}, not {self.width}x{self.height}",
                 f"configure {width}x{height}, or set the source to the size wanted",
             )
+
+    def _torn(self) -> CameraError:
+        what = f"camera {self.name!r} delivers only torn pictures from {self.source!r}"
+        return CameraError(what, "check its cable, its hub and what else is on that bus")
 
     def _silent(self) -> CameraError:
         what = f"camera {self.name!r} delivers no frames from {self.source!r}"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hal.bench.mjpeg import Feed, MjpegServer
+from hal.cameras.jpeg import decode_whole
 from hal.cameras.opencv import OpenCVCamera
 from hal.errors import CameraError
 from hal.types import Camera
@@ -177,3 +178,35 @@ def test_a_video_file_plays_to_its_end(tmp_path: Path) -> None:
     with pytest.raises(CameraError, match="no more frames"):
         camera.read(1.0)
     camera.stop()
+
+
+def test_a_torn_picture_is_never_passed_on(studio: Studio, camera: OpenCVCamera) -> None:
+    camera.start()
+    seq = camera.read(1.0).seq
+    studio.feed.mode = "half"
+    with pytest.raises(CameraError, match="delivers only torn pictures"):
+        for _ in range(5):
+            image = camera.read(0.4).image
+            assert np.ptp(image[..., 0]) < 8, "a flat picture, whole"
+    studio.feed.mode = "ok"
+    frame = camera.read(1.0)
+    assert np.ptp(frame.image[..., 0]) < 8
+    assert frame.seq > seq + 5, "the torn ones are counted as missing"
+    camera.stop()
+    studio.feed.mode = "half"
+    with pytest.raises(CameraError, match="torn"):
+        camera.start()
+
+
+def test_what_ends_like_a_jpeg_is_whole() -> None:
+    ok, packet = cv2.imencode(".jpg", picture(100)[:, :, ::-1])
+    assert ok
+    packet = packet.ravel()
+    whole = decode_whole(packet)
+    assert whole is not None
+    assert whole[0, 0].tolist() == pytest.approx([100, 50, 0], abs=4)
+    assert decode_whole(np.append(packet, np.zeros(900, np.uint8))) is not None, "padded by the camera"
+    assert decode_whole(packet[: len(packet) // 2]) is None
+    assert decode_whole(packet[:-2]) is None
+    assert decode_whole(packet[2:]) is None
+    assert decode_whole(packet[:0]) is None
