@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+
+from episodes.lerobot.layout import BOOKKEEPING, Dataset
 
 
 def timestamp_notes(timestamps_s: npt.NDArray[np.float64], fps: float) -> list[str]:
@@ -39,3 +44,32 @@ def value_notes(name: str, values: npt.NDArray[np.generic]) -> list[str]:
         return []
     bad = int((~np.isfinite(values)).any(axis=tuple(range(1, values.ndim))).sum())
     return [f"{name} is not finite in {bad} rows"] if bad else []
+
+
+def layout_notes(table: Any, dataset: Dataset) -> list[str]:
+    """Columns that are not what info.json and the format say, and how they are read."""
+    notes = []
+    for key, feature in dataset.features.items():
+        if key not in table.column_names or feature.is_picture or feature.dtype == "string":
+            continue
+        found = value_type(table.schema.field(key).type)
+        if str(found) != arrow_name(feature.dtype):
+            notes.append(
+                f"{key} is stored as {found}, info.json says {feature.dtype}; read as {feature.dtype}"
+            )
+    missing = sorted(BOOKKEEPING - set(table.column_names) - {"timestamp", "frame_index"})
+    if missing:
+        notes.append(f"no {', '.join(missing)} column; rebuilt from the metadata and the order of the rows")
+    return notes
+
+
+def value_type(kind: Any) -> Any:
+    """The type of the numbers in a column, whatever lists they are in."""
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        kind = kind.value_type
+    return getattr(kind, "storage_type", kind)
+
+
+def arrow_name(dtype: str) -> str:
+    """What pyarrow calls a dtype of info.json."""
+    return {"float32": "float", "float64": "double", "float16": "halffloat"}.get(dtype, dtype)

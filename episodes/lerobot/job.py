@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from episodes.arrays import resize
 from episodes.errors import ImportRefusedError
-from episodes.lerobot.check import sequence_notes, timestamp_notes, value_notes
+from episodes.lerobot.capture import Capture, is_capture
+from episodes.lerobot.check import layout_notes, sequence_notes, timestamp_notes, value_notes
 from episodes.lerobot.layout import BOOKKEEPING, Dataset, Feature, SourceEpisode
 from episodes.lerobot.video import video_frames
 from episodes.reader import decode_jpeg
@@ -43,7 +44,7 @@ class Job:
         self.dataset, self.item, self.image_size = dataset, item, image_size
         self.outcome = outcome
         self.frames = 0
-        self.notes: list[str] = []
+        self.notes: list[str] = list(dataset.repairs)
         self.table = dataset.table(item)
         self.rows = len(self.table)
         if self.rows == 0 or self.rows != item.length:
@@ -51,7 +52,9 @@ class Job:
                 f"{item.data} has {self.rows} rows of episode {item.index}, its metadata says {item.length}",
                 "check the download, or leave this episode out with episodes=",
             )
+        self.capture = Capture(self.table, dataset)
         self.columns = {f.key: self._column(f) for f in dataset.features.values() if self._is_stream(f)}
+        self.notes += layout_notes(self.table, dataset)
         self.pictures = [f for f in dataset.features.values() if f.is_picture and self._is_there(f)]
         self.digest = self._digest()
 
@@ -79,16 +82,17 @@ class Job:
         times_s = self._number("timestamp", np.arange(self.rows) / self.dataset.fps).astype(np.float64)
         sequence = self._number("frame_index", np.arange(self.rows)).astype(np.int64)
         self.notes += timestamp_notes(times_s, self.dataset.fps) + sequence_notes(sequence)
-        t_ns = [round(t * 1e9) for t in times_s.tolist()]
-        seq = sequence.tolist()
+        grid_ns = np.round(times_s * 1e9).astype(np.int64)
+        t_ns, seq, _ = (a.tolist() for a in self.capture.of_ticks(grid_ns, sequence))
         for name, values in self.columns.items():
             self.notes += value_notes(name, values)
             for row in range(self.rows):
                 writer.append(name, t_ns[row], seq[row], values[row])
         for feature in self.pictures:
             camera = camera_name(feature.key)
+            t_ns, seq, repeated = (a.tolist() for a in self.capture.of_camera(camera, grid_ns, sequence))
             for row, picture in enumerate(self._frames(feature)):
-                writer.append_frame(camera, t_ns[row], seq[row], picture)
+                writer.append_frame(camera, t_ns[row], seq[row], picture, repeated=repeated[row])
                 self.frames += 1
 
     def _frames(self, feature: Feature) -> Iterator[npt.NDArray[np.uint8]]:
@@ -140,11 +144,10 @@ class Job:
         return (names[0] if names else "") or "unnamed task"
 
     def _size(self, feature: Feature) -> tuple[int, int]:
-        height, width = feature.shape[:2] if feature.shape[-1] in (1, 3) else feature.shape[1:]
-        return self.image_size or (height, width)
+        return self.image_size or (feature.shape[0], feature.shape[1])
 
     def _is_stream(self, feature: Feature) -> bool:
-        if feature.is_picture:
+        if feature.is_picture or is_capture(feature.key):
             return False
         if feature.dtype not in _DTYPES or feature.key not in self.table.column_names:
             self.notes.append(f"{feature.key} ({feature.dtype}) is not imported: no numbers in the data file")

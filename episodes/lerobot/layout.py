@@ -1,38 +1,28 @@
 """Where a LeRobot dataset keeps what: v2.1 (a file per episode) and v3.0 (many episodes per file).
 
-Layouts as LeRobot 0.3.2 (v2.1) and 0.6.2 (v3.0) write them. Paths come out of ``info.json`` templates,
-so each is checked to stay inside the dataset's folder.
+Layouts as LeRobot 0.3.2 (v2.1) and 0.4.4 to 0.6.2 (v3.0) write them. Paths come out of ``info.json``
+templates, so each is checked to stay inside the dataset's folder. Per episode only a few numbers are
+held: memory does not grow with the frames, and hardly with the episodes.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from episodes.errors import ImportRefusedError
+from episodes.lerobot import bounds
+from episodes.lerobot.metadata import Feature as Feature  # part of this module's interface
+from episodes.lerobot.metadata import json_lines, json_object, read_features, read_tasks
 
 BOOKKEEPING = {"timestamp", "frame_index", "episode_index", "index", "task_index"}
-
-
-@dataclass(frozen=True, slots=True)
-class Feature:
-    """One entry of ``features`` in info.json; ``names`` flattened, empty when absent or unusable."""
-
-    key: str
-    dtype: str
-    shape: tuple[int, ...]
-    names: tuple[str, ...]
-
-    @property
-    def is_picture(self) -> bool:
-        """True for video and image features."""
-        return self.dtype in ("video", "image")
+_V21_FIELDS = {"episode_index", "episode_chunk", "video_key"}
+_V30_FIELDS = {"chunk_index", "file_index", "video_key"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,102 +35,89 @@ class VideoSpan:
 
 @dataclass(frozen=True, slots=True)
 class SourceEpisode:
-    """One episode of a dataset: its data file, its number of rows, its tasks, its videos by feature."""
+    """One episode of a dataset: its data file, its number of rows, its tasks, its videos by feature.
+
+    ``first_row`` is where it starts among the rows of its data file, None when that is not known.
+    """
 
     index: int
     length: int
     tasks: tuple[str, ...]
     data: Path
     videos: dict[str, VideoSpan]
+    first_row: int | None = None
 
 
 class Dataset:
-    """An opened LeRobot dataset folder."""
+    """An opened LeRobot dataset folder. ``repairs`` says what was read differently than it is written."""
 
     def __init__(self, root: Path | str) -> None:
         """Reads the metadata. Raises ImportRefusedError naming the file that is missing or malformed."""
         self.root = Path(root)
-        self.info = _object(self.root / "meta" / "info.json")
+        where = self.root / "meta" / "info.json"
+        self.info = json_object(where)
         self.version = str(self.info.get("codebase_version"))
         if self.version not in ("v2.1", "v3.0"):
             raise ImportRefusedError(
-                f"dataset {self.root} has version {self.version}; v2.1 and v3.0 can be imported",
+                f"dataset {self.root} has version {self.version[:40]}; v2.1 and v3.0 can be read",
                 "convert it with LeRobot's own converter first",
             )
+        self.repairs: list[str] = []
         try:
-            self.fps = float(self.info["fps"])
-            self.features = {
-                k: _feature(k, f) for k, f in self.info["features"].items() if k not in BOOKKEEPING
-            }
-            self._data_path = str(self.info["data_path"])
-            self._video_path = str(self.info.get("video_path") or "")
-            self.tasks = self._read_tasks()
-            self.episodes = {e.index: e for e in self._read_episodes()}
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            self.fps = bounds.number(self.info["fps"], 1e-3, bounds.FPS, "fps", where)
+            every = read_features(self.info, where, self.repairs)
+            self.bookkeeping = {k: f for k, f in every.items() if k in BOOKKEEPING}
+            self.features = {k: f for k, f in every.items() if k not in BOOKKEEPING}
+            fields = _V21_FIELDS if self.version == "v2.1" else _V30_FIELDS
+            self._data_path = bounds.template(str(self.info["data_path"]), fields, where)
+            self._video_path = bounds.template(str(self.info.get("video_path") or ""), fields, where)
+            self._chunk = int(bounds.number(self.info.get("chunks_size", 1000), 1, 1e9, "chunks_size", where))
+            self.tasks = read_tasks(self.root, self.version)
+            self.episodes: Mapping[int, SourceEpisode] = (
+                _EpisodesV21(self) if self.version == "v2.1" else _EpisodesV30(self)
+            )
+            for index in self._first_and_last():
+                _ = self.episodes[index]  # paths that cannot be made are refused now
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration) as error:
             raise ImportRefusedError(
                 f"metadata of {self.root} is malformed ({type(error).__name__}: {error})", "check meta/"
             ) from error
         self._cached: tuple[Path, Any] | None = None
 
-    def table(self, episode: SourceEpisode) -> Any:
+    def table(self, episode: SourceEpisode, columns: list[str] | None = None) -> Any:
         """The rows of an episode as a pyarrow Table, sorted by frame_index. Raises ImportRefusedError."""
-        if self._cached is None or self._cached[0] != episode.data:
-            self._cached = (episode.data, read_parquet(episode.data))
-        table = self._cached[1]
+        if columns is not None:
+            table = bounds.read(episode.data, columns)
+        else:
+            if self._cached is None or self._cached[0] != episode.data:
+                self._cached = (episode.data, bounds.read(episode.data))
+            table = self._cached[1]
         if "episode_index" in table.column_names:
             table = table.filter(pc.equal(table["episode_index"], episode.index))
+        elif episode.first_row is not None:
+            table = table.slice(episode.first_row, episode.length)
         return table.sort_by("frame_index") if "frame_index" in table.column_names else table
-
-    def _read_tasks(self) -> dict[int, str]:
-        if self.version == "v2.1":
-            rows = _json_lines(self.root / "meta" / "tasks.jsonl")
-            return {int(r["task_index"]): str(r["task"]) for r in rows}
-        table = read_parquet(self.root / "meta" / "tasks.parquet")
-        # pandas stores the task strings as the index; its column has no name of its own
-        text = next(c for c in ("task", "__index_level_0__", *table.column_names) if c in table.column_names)
-        return dict(zip(table["task_index"].to_pylist(), map(str, table[text].to_pylist()), strict=True))
-
-    def _read_episodes(self) -> list[SourceEpisode]:
-        if self.version == "v2.1":
-            return [self._episode_v21(row) for row in _json_lines(self.root / "meta" / "episodes.jsonl")]
-        files = sorted((self.root / "meta" / "episodes").glob("*/*.parquet"))
-        if not files:
-            raise ImportRefusedError(
-                f"{self.root / 'meta' / 'episodes'} holds no parquet file", "check the download"
-            )
-        rows = []
-        for file in files:
-            table = read_parquet(file)
-            rows += table.select([c for c in table.column_names if not c.startswith("stats/")]).to_pylist()
-        return [self._episode_v30(row) for row in rows]
-
-    def _episode_v21(self, row: dict[str, Any]) -> SourceEpisode:
-        index = int(row["episode_index"])
-        where = {"episode_index": index, "episode_chunk": index // int(self.info.get("chunks_size", 1000))}
-        videos = {
-            key: VideoSpan(self._inside(self._video_path.format(video_key=key, **where)), 0.0)
-            for key in self.video_keys()
-        }
-        data = self._inside(self._data_path.format(**where))
-        return SourceEpisode(index, int(row["length"]), tuple(map(str, row["tasks"])), data, videos)
-
-    def _episode_v30(self, row: dict[str, Any]) -> SourceEpisode:
-        videos = {}
-        for key in self.video_keys():
-            at = {n: int(row[f"videos/{key}/{n}"]) for n in ("chunk_index", "file_index")}
-            path = self._inside(self._video_path.format(video_key=key, **at))
-            videos[key] = VideoSpan(path, float(row[f"videos/{key}/from_timestamp"]))
-        data = self._inside(
-            self._data_path.format(
-                chunk_index=int(row["data/chunk_index"]), file_index=int(row["data/file_index"])
-            )
-        )
-        index, length = int(row["episode_index"]), int(row["length"])
-        return SourceEpisode(index, length, tuple(map(str, row["tasks"])), data, videos)
 
     def video_keys(self) -> list[str]:
         """Features kept as video files."""
         return [f.key for f in self.features.values() if f.dtype == "video"]
+
+    def data_file(self, **at: int) -> Path:
+        """A data file by the fields of its path template."""
+        return self._inside(self._data_path.format(**at))
+
+    def video_file(self, key: str, **at: int) -> Path:
+        """A video file of feature ``key`` by the fields of its path template."""
+        return self._inside(self._video_path.format(video_key=key, **at))
+
+    @property
+    def chunk(self) -> int:
+        """Episodes (v2.1) or files (v3.0) in one folder."""
+        return self._chunk
+
+    def _first_and_last(self) -> list[int]:
+        indices = list(self.episodes)
+        return [indices[0], indices[-1]] if indices else []
 
     def _inside(self, relative: str) -> Path:
         path = self.root / relative
@@ -149,55 +126,77 @@ class Dataset:
         return path
 
 
-def read_parquet(path: Path) -> Any:
-    """A parquet file as a pyarrow Table. Raises ImportRefusedError naming the file."""
-    try:
-        return pq.read_table(path)
-    except FileNotFoundError:
-        raise ImportRefusedError(f"{path} is missing", "check the download") from None
-    except (pa.ArrowException, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise ImportRefusedError(
-            f"{path} is not a readable parquet file ({first})",
-            "a recording killed before finalize() looks like this",
-        ) from error
+class _EpisodesV21(Mapping[int, SourceEpisode]):
+    """Episodes of episodes.jsonl: length and tasks by index."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._held: dict[int, tuple[int, tuple[str, ...]]] = {}
+        shared: dict[tuple[str, ...], tuple[str, ...]] = {}
+        path = dataset.root / "meta" / "episodes.jsonl"
+        for _, row in json_lines(path):
+            index = int(bounds.number(row["episode_index"], 0, bounds.EPISODES, "episode_index", path))
+            length = int(bounds.number(row["length"], 0, bounds.LENGTH, "length", path))
+            if index in self._held:
+                raise ImportRefusedError(f"{path} lists episode {index} twice", "check it")
+            tasks = tuple(map(str, row.get("tasks") or ()))
+            self._held[index] = (length, shared.setdefault(tasks, tasks))
+
+    def __getitem__(self, index: int) -> SourceEpisode:
+        length, tasks = self._held[index]
+        data = self._dataset
+        at = {"episode_index": index, "episode_chunk": index // data.chunk}
+        videos = {key: VideoSpan(data.video_file(key, **at), 0.0) for key in data.video_keys()}
+        return SourceEpisode(index, length, tasks, data.data_file(**at), videos, 0)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
 
 
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ImportRefusedError(f"{path} is missing", "give the folder that holds meta/ and data/") from None
-    except (OSError, ValueError) as error:
-        raise ImportRefusedError(f"{path} is not readable JSON", "check the download") from error
-    if not isinstance(value, dict):
-        raise ImportRefusedError(f"{path} is not a JSON object", "check the download")
-    return value
+class _EpisodesV30(Mapping[int, SourceEpisode]):
+    """Episodes of meta/episodes/*.parquet; the statistics in there are not held."""
 
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        folder = dataset.root / "meta" / "episodes"
+        files = sorted(folder.glob("*/*.parquet"))
+        if not files:
+            raise ImportRefusedError(f"{folder} holds no parquet file", "check the download")
+        parts = []
+        for file in files:
+            with bounds.parquet(file) as opened:
+                names = [n for n in opened.schema_arrow.names if not n.startswith("stats/")]
+            parts.append(bounds.read(file, names))
+        self._table = pa.concat_tables(parts, promote_options="permissive")
+        self._row = {index: row for row, index in enumerate(self._table["episode_index"].to_pylist())}
+        self._file_start: dict[tuple[int, int], int] = {}
+        if "dataset_from_index" in self._table.column_names:
+            columns = ("data/chunk_index", "data/file_index", "dataset_from_index")
+            for chunk, file, start in zip(*(self._table[c].to_pylist() for c in columns), strict=True):
+                self._file_start[chunk, file] = min(start, self._file_start.get((chunk, file), start))
 
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise ImportRefusedError(f"{path} is missing", "check the download") from None
-    except (OSError, ValueError) as error:
-        raise ImportRefusedError(f"{path} is not readable JSON lines", "check the download") from error
+    def __getitem__(self, index: int) -> SourceEpisode:
+        row = self._table.slice(self._row[index], 1).to_pylist()[0]
+        data, where = self._dataset, self._dataset.root / "meta" / "episodes"
+        videos = {}
+        for key in data.video_keys():
+            at = {n: int(row[f"videos/{key}/{n}"]) for n in ("chunk_index", "file_index")}
+            start = bounds.number(row[f"videos/{key}/from_timestamp"], 0, 1e9, "from_timestamp", where)
+            videos[key] = VideoSpan(data.video_file(key, **at), start)
+        at = {"chunk_index": int(row["data/chunk_index"]), "file_index": int(row["data/file_index"])}
+        start_row = row.get("dataset_from_index")
+        file = (at["chunk_index"], at["file_index"])
+        first = None if start_row is None else start_row - self._file_start[file]
+        length = int(bounds.number(row["length"], 0, bounds.LENGTH, "length", where))
+        return SourceEpisode(
+            index, length, tuple(map(str, row["tasks"])), data.data_file(**at), videos, first
+        )
 
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._row)
 
-def _feature(key: str, described: dict[str, Any]) -> Feature:
-    shape = tuple(int(n) for n in described["shape"])
-    names = _flat_names(described.get("names"))
-    return Feature(key, str(described["dtype"]), shape, names)
-
-
-def _flat_names(names: Any) -> tuple[str, ...]:
-    """LeRobot writes names as a list, a list of lists, a dict of lists, a dict name → index, or null."""
-    if isinstance(names, str):
-        return (names,)
-    if isinstance(names, dict):
-        if all(isinstance(v, int) for v in names.values()):
-            return tuple(str(k) for k, _ in sorted(names.items(), key=lambda item: item[1]))
-        return tuple(n for v in names.values() for n in _flat_names(v))
-    if isinstance(names, list):
-        return tuple(n for v in names for n in _flat_names(v))
-    return ()
+    def __len__(self) -> int:
+        return len(self._row)

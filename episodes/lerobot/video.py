@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from episodes.errors import ImportRefusedError
+from episodes.lerobot import bounds
 
 
 def video_frames(
@@ -25,6 +26,8 @@ def video_frames(
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
+            if not 0 < max(stream.width, stream.height) <= bounds.PIXELS:
+                raise ImportRefusedError(f"video {path} is {stream.width}×{stream.height} pixels", "check it")
             base = float(stream.time_base or 1 / fps)
             origin = (stream.start_time or 0) * base
             if start_s > 0:
