@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from tools.checking import Finding, ok, warning
 
 BUS_PRIORITY = 20  # the higher of what the bus processes and the control loop ask for by default
+NICE = -10  # of the service's other threads
 _UNIT = "run it as the systemd unit does"
 _RT_RUNTIME = "proc/sys/kernel/sched_rt_runtime_us"
 _RT_PERIOD = "proc/sys/kernel/sched_rt_period_us"
@@ -23,6 +25,7 @@ _LEAST_SHARE = 0.5  # of a second that real-time threads may have before the ker
 def time_findings(root: Path = Path("/")) -> Iterator[Finding]:
     """Everything that decides how late a tick may be. Files of the kernel are looked for below ``root``."""
     yield _priority()
+    yield _niceness()
     yield _memory_lock()
     yield _throttling(root)
     yield _idle_scheduling(root)
@@ -48,6 +51,27 @@ def _take_priority() -> str:
     """Ask for the bus processes' priority on this thread; why it is refused, or ""."""
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(BUS_PRIORITY))
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _niceness() -> Finding:
+    """The service's threads that do not keep time should not hold up the one that does."""
+    with ThreadPoolExecutor(1) as thread:
+        refused = thread.submit(_take_niceness).result()
+    if refused:
+        return warning(
+            "niceness",
+            f"{NICE} is refused ({refused}): recording may hold up a tick on a busy machine",
+            f"{_UNIT}, or allow '@dialout - nice {NICE}' in /etc/security/limits.conf",
+        )
+    return ok("niceness", f"{NICE} is granted")
+
+
+def _take_niceness() -> str:
+    try:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
     except OSError as error:
         return error.strerror or str(error)
     return ""

@@ -1,14 +1,15 @@
 """The learner at work for as long as it is let: ``python -m tools.bench.fine_tuning``, beside a robot.
 
 The same calls as one round's fine-tuning, in a process that gave way as `ratchet learn` does, on
-episodes the robot has just recorded; again and again until it is ended. Each finished report of
-steps becomes a line ``step N of M`` in its log.
+an episode the robot has just recorded; again and again until it is ended, or its parent is. Each
+step becomes a line ``step N of M`` in its log.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 from pathlib import Path
 
 from episodes.store import EpisodeStore
@@ -45,6 +46,13 @@ def main() -> None:
     with EpisodeStore.open(settings.store, create=False, mode="r") as store:
         chosen = sorted(store.select(settings.base_where))[:MAX_EPISODES]
         data = load_dataset(store, chosen, DataConfig(gaps="split", decode_threads=1))
+    parent = os.getppid()
+
+    def report(step: int, steps: int, loss: float) -> None:
+        log.info("step %d of %d loss %.4f", step, steps, loss)
+        if os.getppid() != parent:
+            raise SystemExit(0)
+
     log.info("fine_tuning.begin steps=%d", len(data))
     while True:
         finetune(
@@ -53,7 +61,7 @@ def main() -> None:
             data,
             None,
             settings.finetune,
-            progress=lambda step, steps, loss: log.info("step %d of %d loss %.4f", step, steps, loss),
+            progress=report,
         )
 
 

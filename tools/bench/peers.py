@@ -9,6 +9,7 @@ ever. ``sleep_spin`` sleeps to 1 ms before an absolute deadline and spins the re
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -94,12 +95,13 @@ _QUANTILES = (("p50", 50.0), ("p99", 99.0), ("p999", 99.9))
 
 
 def main(kind: str) -> None:
-    """Run one kind until SIGTERM; the parent's death ends it too, through its closed pipe."""
+    """Run one kind until SIGTERM or the parent's end."""
     ended: list[int] = []
+    parent = os.getppid()
     signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     wait = {"relative_sleep": relative_sleep, "sleep_spin": sleep_spin}[kind]
-    sys.stdout.write(json.dumps(run(wait, lambda: bool(ended))) + "\n")
+    sys.stdout.write(json.dumps(run(wait, lambda: bool(ended) or os.getppid() != parent)) + "\n")
 
 
 if __name__ == "__main__":
