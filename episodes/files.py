@@ -1,7 +1,7 @@
-"""The file layer: every byte the store writes goes through here.
+"""The file layer: whatever the store changes on the disk goes through here, SQLite's files excepted.
 
 One seam for three reasons: durability is decided in one place, each error becomes a typed one,
-and tests make the disk fail by handing in a layer that does.
+and a layer that fails, or keeps a log of the operations, can be handed in to test the rest.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import ctypes
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -38,6 +39,10 @@ class FileLayer:
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cut the file to ``size`` bytes."""
+        os.ftruncate(fd, size)
 
     def datasync(self, fd: int) -> None:
         """Returns when the file's data is on the disk."""
@@ -79,3 +84,15 @@ class FileLayer:
     def rename(self, source: Path, target: Path) -> None:
         """Atomic rename within one file system."""
         source.rename(target)
+
+    def mkdir(self, path: Path, exist_ok: bool = False) -> None:
+        """Make one folder."""
+        path.mkdir(exist_ok=exist_ok)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file; nothing happens when it is not there."""
+        path.unlink(missing_ok=True)
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a folder and all in it as far as that is possible; nothing happens when it is not there."""
+        shutil.rmtree(path, ignore_errors=True)

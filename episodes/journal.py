@@ -132,7 +132,7 @@ class JournalWriter:
 
     def cut_torn_tail(self) -> None:
         """After a failed append: back to the committed prefix."""
-        os.ftruncate(self._fd, self.committed_bytes)
+        self._files.truncate(self._fd, self.committed_bytes)
 
     def close(self) -> None:
         """Close the file; safe to call twice."""

@@ -8,7 +8,6 @@ journal. A crash at any point leaves either the journal or the episode, or both,
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def publish(draft: Draft, journal: Path, folder: Path, files: FileLayer, durable
     partial folder removed and the journal untouched.
     """
     partial = folder / (draft.episode_id + PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)
+    files.remove_tree(partial)
     table: FileTable = {}
     try:
         marker = Marker(_write_arrays(draft, journal, partial, files, table), table)
@@ -47,7 +46,7 @@ def publish(draft: Draft, journal: Path, folder: Path, files: FileLayer, durable
             files.sync_path(partial)
         files.rename(partial, folder / draft.episode_id)
     except OSError:
-        shutil.rmtree(partial, ignore_errors=True)
+        files.remove_tree(partial)
         raise
     if durable:
         files.sync_path(folder)

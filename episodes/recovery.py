@@ -8,7 +8,6 @@ had been committed. Nothing that cannot be used is deleted: it moves to ``damage
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +15,7 @@ from typing import Protocol
 from episodes.catalogue import Catalogue
 from episodes.draft import Draft, Scanned, read_journal
 from episodes.errors import DamagedError, StoreError
+from episodes.files import FileLayer
 from episodes.marker import Marker, read_marker
 from episodes.publish import PARTIAL
 from episodes.verify import verify_episode
@@ -48,6 +48,7 @@ class Host(Protocol):
     """What recovery needs of the store."""
 
     root: Path
+    files: FileLayer
 
     @property
     def catalogue(self) -> Catalogue: ...
@@ -66,7 +67,7 @@ def recover(host: Host) -> RecoveryReport:
     """Bring the store in order. Raises StoreError only when the catalogue itself fails."""
     report = RecoveryReport()
     active = host.active()
-    _remove_partial(host.root, active, report)
+    _remove_partial(host, active, report)
     _recatalogue(host, active, report)
     for path in sorted((host.root / "journals").glob(f"*{JOURNAL_SUFFIX}")):
         if path.stem not in active:
@@ -76,10 +77,10 @@ def recover(host: Host) -> RecoveryReport:
     return report
 
 
-def _remove_partial(root: Path, active: set[str], report: RecoveryReport) -> None:
-    for path in (root / "episodes").glob(f"*{PARTIAL}"):
+def _remove_partial(host: Host, active: set[str], report: RecoveryReport) -> None:
+    for path in (host.root / "episodes").glob(f"*{PARTIAL}"):
         if path.name.removesuffix(PARTIAL) not in active:
-            shutil.rmtree(path)
+            host.files.remove_tree(path)
             report.partial_removed += 1
 
 
@@ -111,27 +112,27 @@ def _reject(host: Host, folder: Path, report: RecoveryReport) -> None:
     """An episode that fails its checksums and was never promised."""
     host.catalogue.remove(folder.name)
     if (host.root / "journals" / (folder.name + JOURNAL_SUFFIX)).exists():
-        shutil.rmtree(folder)  # the journal still has it
+        host.files.remove_tree(folder)  # the journal still has it
         return
-    set_aside(host.root, folder)
+    set_aside(host.root, folder, host.files)
     report.damaged.append(folder.name)
 
 
 def _recover_journal(host: Host, path: Path, report: RecoveryReport) -> None:
     episode_id = path.stem
     if (host.root / "episodes" / episode_id).is_dir():
-        path.unlink()  # published, and checked above
+        host.files.unlink(path)  # published, and checked above
         return
     try:
         scanned = read_journal(path)
         draft = _usable(scanned, path, episode_id)
         if draft is None:
-            path.unlink()
+            host.files.unlink(path)
             return
         host.publish_draft(draft, path)
     except DamagedError as error:
         log.error("journal.damaged path=%s error=%s", path, error)
-        set_aside(host.root, path)
+        set_aside(host.root, path, host.files)
         report.damaged.append(episode_id)
     except StoreError as error:
         log.error("journal.not_published path=%s error=%s", path, error)
@@ -139,9 +140,9 @@ def _recover_journal(host: Host, path: Path, report: RecoveryReport) -> None:
     else:
         (report.recovered if draft.recovered else report.completed).append(episode_id)
         if scanned.end.damaged:
-            set_aside(host.root, path)
+            set_aside(host.root, path, host.files)
         else:
-            path.unlink()
+            host.files.unlink(path)
 
 
 def _usable(scanned: Scanned, path: Path, episode_id: str) -> Draft | None:
@@ -165,13 +166,13 @@ def _usable(scanned: Scanned, path: Path, episode_id: str) -> Draft | None:
     return draft
 
 
-def set_aside(root: Path, path: Path) -> None:
+def set_aside(root: Path, path: Path, files: FileLayer) -> None:
     """Move a file or folder into ``damaged/`` under a name that is free there."""
     folder = root / "damaged"
-    folder.mkdir(exist_ok=True)
+    files.mkdir(folder, exist_ok=True)
     target = folder / path.name
     number = 1
     while target.exists():
         target = folder / f"{path.name}.{number}"
         number += 1
-    path.rename(target)
+    files.rename(path, target)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -30,7 +29,7 @@ from episodes.files import FileLayer, io_error
 from episodes.journal import JournalWriter
 from episodes.lock import WriterLock
 from episodes.marker import Marker
-from episodes.publish import publish
+from episodes.publish import PARTIAL, publish
 from episodes.reader import Episode
 from episodes.recovery import JOURNAL_SUFFIX, RecoveryReport, recover, set_aside
 from episodes.spec import EpisodeMeta, EpisodeSpec, json_copy, wall_label
@@ -53,7 +52,7 @@ class EpisodeStore:
         self.mode = mode
         self.durability = durability
         self.recovery = RecoveryReport()
-        self._files = files
+        self.files = files
         self._lock = WriterLock(root / "lock") if mode == "w" else None
         self._writers: dict[str, EpisodeWriter] = {}
         self._writers_lock = threading.Lock()
@@ -106,7 +105,7 @@ class EpisodeStore:
         except StoreFormatError as error:
             problem = str(error)
         log.error("catalogue.rebuilt path=%s problem=%s", path, problem)
-        set_aside(self.root, path)
+        set_aside(self.root, path, self.files)
         for suffix in ("-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         return Catalogue(path, full_sync=full)
@@ -136,11 +135,11 @@ class EpisodeStore:
             if name in self._writers or (self.root / "episodes" / name).exists():
                 raise RecordingError(f"episode {name} exists", "choose another id")
             try:
-                journal = JournalWriter(path, self._files, durable=self.durability == "fsync")
+                journal = JournalWriter(path, self.files, durable=self.durability == "fsync")
             except OSError as error:
                 raise io_error(error, path) from error
             draft = Draft(name, spec, wall_label(), started)
-            writer = EpisodeWriter(draft, journal, self, self._files, config or WriterConfig())
+            writer = EpisodeWriter(draft, journal, self, self.files, config or WriterConfig())
             self._writers[name] = writer
         writer.start()
         return writer
@@ -149,14 +148,14 @@ class EpisodeStore:
         """Called by a writer's thread at the end of its episode."""
         marker = self.publish_draft(draft, journal.path)
         journal.close()
-        journal.path.unlink(missing_ok=True)
+        self.files.unlink(journal.path)
         return marker.meta
 
     def publish_draft(self, draft: Draft, journal: Path) -> Marker:
         """Publish what ``draft`` holds and add its catalogue row. Raises StoreError, the journal kept."""
         durable = self.durability == "fsync"
         try:
-            marker = publish(draft, journal, self.root / "episodes", self._files, durable)
+            marker = publish(draft, journal, self.root / "episodes", self.files, durable)
         except OSError as error:
             kept = f"; episode {draft.episode_id} is kept in {journal} and published at the next recovery"
             raise io_error(error, self.root / "episodes" / draft.episode_id, kept) from error
@@ -179,7 +178,7 @@ class EpisodeStore:
     def sync_files(self) -> None:
         """Returns when every file of the store is on the disk. Raises RecordingError."""
         try:
-            self._files.sync_filesystem(self.root)
+            self.files.sync_filesystem(self.root)
         except OSError as error:
             raise io_error(error, self.root) from error
 
@@ -204,10 +203,20 @@ class EpisodeStore:
         return recover(self)
 
     def delete(self, episode_id: str) -> None:
-        """Remove a published episode for good: its row first, then its files."""
+        """Remove a published episode for good: its row, its name, then its files.
+
+        A crash in between leaves all of it or nothing. Raises RecordingError.
+        """
         self._writable()
+        folder = self.root / "episodes" / episode_id
+        gone = folder.with_name(episode_id + PARTIAL)
         self.catalogue.remove(episode_id)
-        shutil.rmtree(self.root / "episodes" / episode_id, ignore_errors=True)
+        try:
+            if folder.is_dir():
+                self.files.rename(folder, gone)
+            self.files.remove_tree(gone)
+        except OSError as error:
+            raise io_error(error, folder) from error
 
     def close(self) -> None:
         """Finish every running episode (outcome unknown), publish, sync, release the lock. Safe twice."""
@@ -269,17 +278,23 @@ class EpisodeStore:
 
 def _create(root: Path, files: FileLayer) -> None:
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        if any(p.name not in {"lock", "journals", "episodes"} for p in root.iterdir()):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        files.mkdir(root, exist_ok=True)
+        found = {p.name for p in root.iterdir()}
+        begun = {name for name in found if name.startswith("store.json.")}  # power went while it was made
+        if found - begun - {"lock", "journals", "episodes"}:
             raise StoreFormatError(f"{root} is not empty and not an episode store", "choose an empty folder")
         for name in ("journals", "episodes"):
-            (root / name).mkdir(exist_ok=True)
+            files.mkdir(root / name, exist_ok=True)
         text = json.dumps({"format": FORMAT_NAME, "version": FORMAT_VERSION, "created": wall_label()})
+        for name in begun:
+            files.unlink(root / name)
         temporary = root / f"store.json.{secrets.token_hex(4)}"
         files.write_file(temporary, (text.encode(),))
         files.sync_path(temporary)
         files.rename(temporary, root / "store.json")
         files.sync_path(root)
+        files.sync_path(root.parent)
     except OSError as error:
         raise io_error(error, root) from error
 

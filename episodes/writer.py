@@ -164,7 +164,7 @@ class EpisodeWriter:
             raise RecordingError(f"episode {self.id} is finished", "it cannot be discarded any more")
         self._close("discard")
         self._thread.join()
-        self._journal.path.unlink(missing_ok=True)
+        self._files.unlink(self._journal.path)
 
     def stop(self, reason: str) -> None:
         """End the episode with an unknown outcome if it still runs, and wait until it is published.

@@ -58,7 +58,7 @@ def _array_json(
 
 def write_group(files: FileLayer, root: Path, attributes: dict[str, Any], table: FileTable) -> None:
     """Make ``root`` a new Zarr v3 group."""
-    root.mkdir()
+    files.mkdir(root)
     text = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}).encode()
     table["zarr.json"] = files.write_file(root / "zarr.json", (text,))
 
@@ -73,7 +73,7 @@ def write_array(
 ) -> None:
     """Write ``values`` (n, …) as array ``name``: zstd with its checksum, chunks along axis 0."""
     folder = root / name
-    folder.mkdir()
+    files.mkdir(folder)
     rows = len(values)
     row_bytes = max(1, values.dtype.itemsize * math.prod(values.shape[1:]))
     chunk_rows = max(1, min(rows, CHUNK_BYTES // row_bytes))
@@ -104,7 +104,7 @@ def write_blob(
     JPEG does not compress further, and plain bytes let a reader fetch any one picture.
     """
     folder = root / name
-    folder.mkdir()
+    files.mkdir(folder)
     count = max(1, math.ceil(total / BLOB_CHUNK_BYTES))
     chunk = max(1, math.ceil(total / count))
     text = _array_json((total,), (chunk,), "uint8", {"name": "crc32c"}, attributes)

@@ -105,9 +105,12 @@ def test_a_full_disk_at_every_write_is_a_clear_error_and_loses_nothing(tmp_path:
         kept = record_episode(store, TICKS)
         layer.operations, layer.first = 0, first
         error = record_until_it_fails(store)
-        assert isinstance(error, DiskFullError), f"operation {first}"
-        assert "\n" not in str(error)
-        assert "free space" in str(error)
+        if error is None:  # fewer groups than the first time: how many there are is a matter of timing
+            assert layer.operations <= first
+        else:
+            assert isinstance(error, DiskFullError), f"operation {first}"
+            assert "\n" not in str(error)
+            assert "free space" in str(error)
         layer.first = None  # somebody freed some space: the same store carries on
         store.recover()
         record_episode(store, TICKS)

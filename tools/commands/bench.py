@@ -13,6 +13,7 @@ BENCHES: dict[str, str] = {
     "loop": "The whole robot side under four loads: lateness, missed ticks, photon to goal.",
     "estop": "How soon an emergency stop reaches the motors, from every door.",
     "contact": "How soon a blocked arm stops, and how often one stops for nothing.",
+    "crash": "Kill the recorder, cut the power at every write: what is left of the episodes.",
     "faults": "Break everything in turn: what the arm does, what comes back by itself.",
 }
 

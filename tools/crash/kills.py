@@ -1,0 +1,51 @@
+"""SIGKILL at random instants: while recording, while publishing, while recovering from the last one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from episodes.files import FileLayer
+from tools.crash.checks import Expected, Tallied, check
+from tools.crash.recording import EPISODE_S, Tally, record_until_killed
+
+_STORE_OF = 20  # kills a store lives through; a fresh one then keeps the verification of all of it short
+_UNSEEN = 0.3  # of the kills are not looked at before the next recorder: its own recovery may be killed
+
+
+def run_kills(folder: Path, kills: int, seed: int, progress: Callable[[int], None]) -> Tallied:
+    """Kill ``kills`` recorders on stores below ``folder``; what was found."""
+    context = multiprocessing.get_context("forkserver")  # recorders start in milliseconds
+    context.set_forkserver_preload(["tools.crash.recording"])
+    rng = random.Random(seed)
+    total = Tallied()
+    waiting: list[Expected] = []
+    tally_path = folder / "tally"
+    unopened = 0
+    for kill in range(kills):
+        root = folder / f"store-{kill // _STORE_OF}"
+        tally = Tally(tally_path, create=True)
+        victim = context.Process(target=record_until_killed, args=(str(root), str(tally_path)))
+        victim.start()
+        time.sleep(rng.uniform(0.0, EPISODE_S * 3))
+        victim.kill()
+        crash_ns = time.monotonic_ns()
+        victim.join()
+        total.crashes += 1
+        waiting += [Expected(name, at, n, done, crash_ns) for name, at, n, done in tally.rows()]
+        tally.close()
+        unopened += 1
+        last = kill + 1 == kills or (kill + 1) % _STORE_OF == 0
+        if last or rng.random() > _UNSEEN:
+            check(root, waiting, total, FileLayer(), f"kill {kill}", unopened)
+            unopened = 0
+            waiting = [e for e in waiting if e.promised]  # these are looked at until the store is done with
+        if last:
+            waiting = []
+            shutil.rmtree(root, ignore_errors=True)
+        progress(kill + 1)
+    return total
