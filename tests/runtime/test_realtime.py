@@ -23,20 +23,25 @@ MS = 1_000_000
 ROOT = Path(__file__).parents[2]
 
 ASK = """
-import json, os, threading
-from runtime.realtime import RealtimeConfig, make_realtime
+import gc, json, os, threading
+from runtime.realtime import RealtimeConfig, favoured_pool, make_realtime
 if {drop}:
     import resource
     resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 16, 1 << 16))
     os.setuid(65534)
-report = make_realtime(RealtimeConfig(priority=10, lock_memory=True, prefault=False))
+pool = favoured_pool(-10)
+report = make_realtime(RealtimeConfig(priority=10, nice=-10, lock_memory=True, prefault=False))
 after = []
 thread = threading.Thread(target=lambda: after.append(os.sched_getscheduler(0)))
 thread.start()
 thread.join()
 own = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
-print(json.dumps({{"own": own, "thread": after[0], "refused": [m.name for m in report.refused]}}))
+nice = pool.submit(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())).result()
+refused = [m.name for m in report.refused]
+print(json.dumps({{
+    "own": own, "thread": after[0], "nice": nice, "refused": refused, "collects": gc.isenabled()
+}}))
 """
 
 
@@ -52,12 +57,15 @@ def test_only_the_asking_thread_becomes_real_time() -> None:
     got = ask(drop=False)
     assert got["thread"] == os.SCHED_OTHER
     assert got["own"] == (os.SCHED_OTHER if "scheduler" in got["refused"] else os.SCHED_FIFO)
+    assert got["nice"] == (0 if "niceness" in got["refused"] else -10)
+    assert not got["collects"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give its privileges away")
 def test_what_is_refused_is_told_and_the_process_goes_on() -> None:
     got = ask(drop=True)
-    assert got["refused"] == ["memory", "scheduler"]
+    assert got["refused"] == ["memory", "niceness", "scheduler"]
+    assert got["nice"] == 0
     assert got["own"] == got["thread"] == os.SCHED_OTHER
 
 
