@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tools.errors import UsageError
@@ -28,9 +29,11 @@ def deaf_to_interrupts() -> Iterator[None]:
 
 
 class Child:
-    """A Python module running as a process, its output in a log file."""
+    """A Python module running as a process, its output in a log file; ``env`` is added to ours."""
 
-    def __init__(self, name: str, arguments: list[str], log: Path) -> None:
+    def __init__(
+        self, name: str, arguments: list[str], log: Path, env: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +44,7 @@ class Child:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=_ROOT,
+                env={**os.environ, **(env or {})},
             )
 
     def wait_for_socket(self, path: Path, timeout_s: float = 60.0) -> None:

@@ -1,0 +1,75 @@
+"""The rigs that rows are done to, one at a time: started when a row needs one, replaced when it is spent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from runtime.remote.errors import RemoteError
+from tools.errors import UsageError
+from tools.faults import power_cut
+from tools.faults.rig import Rig, Served
+from tools.faults.row import Measured, Row
+from tools.faults.run import run_row, without
+from tools.faults.scene import driving, record
+from tools.faults.time_rows import PROGRAM, preloaded
+
+
+class Rigs:
+    """Runs rows below ``directory``. ``served`` is asked for the policy once, when a rig first needs it."""
+
+    def __init__(self, directory: Path, served: Callable[[], Served]) -> None:
+        self._directory = directory
+        self._served = served
+        self._policy: Served | None = None
+        self._rig: Rig | None = None
+        self._kind = ""
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> int:
+        """End the present rig; the exit status of its `ratchet up`."""
+        rig, self._rig = self._rig, None
+        return 0 if rig is None else rig.stop()
+
+    def rig(self, row: Row) -> Rig:
+        """One that ``row`` can be done to, with an episode published."""
+        kind = "own" if row.rig == "own" else "shared"
+        if self._rig is not None and self._kind == kind:
+            return self._rig
+        self.stop()
+        self._count += 1
+        directory = self._directory / f"{kind}{self._count}"
+        directory.mkdir()
+        if kind == "own":
+            self._rig = Rig(directory, None, program=PROGRAM, env=preloaded(directory))
+        else:
+            self._policy = self._policy or self._served()
+            self._rig = Rig(directory, self._policy)
+        self._kind = kind
+        asyncio.run(_first_episode(self._rig))
+        return self._rig
+
+    def run(self, row: Row) -> Measured:
+        """Do one row. A row that cannot be done here is skipped; one that goes wrong takes its rig along."""
+        missing = row.needs()
+        if missing:
+            return without(row, skipped=missing)
+        rig = self.rig(row)
+        try:
+            return asyncio.run(power_cut.run(rig, row) if row.rig == "killed" else run_row(rig, row))
+        except (UsageError, RemoteError) as error:
+            self.stop()
+            return without(row, reason=str(error))
+
+
+async def _first_episode(rig: Rig) -> None:
+    async with driving(rig, "teleop") as scene:
+        await record(scene)
