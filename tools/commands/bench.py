@@ -14,6 +14,7 @@ BENCHES: dict[str, str] = {
     "estop": "How soon an emergency stop reaches the motors, from every door.",
     "contact": "How soon a blocked arm stops, and how often one stops for nothing.",
     "crash": "Kill the recorder, cut the power at every write: what is left of the episodes.",
+    "recorder": "Four cameras into the store on two cores: drops, bytes, PSNR, end of episode.",
     "faults": "Break everything in turn: what the arm does, what comes back by itself.",
 }
 
