@@ -43,6 +43,11 @@ system_packages() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+optional_programs() {
+  command -v strace >/dev/null 2>&1 || say "optional: strace, for one row of the fault table (apt-get install strace)"
+  command -v cc >/dev/null 2>&1 || say "optional: a C compiler, for two rows of the fault table (apt-get install gcc libc6-dev)"
+}
+
 python_packages() {
   local stamp=.venv/.ratchet-setup want
   want=$(cat pyproject.toml constraints.txt "$0" | sha256sum | cut -d' ' -f1)
@@ -59,5 +64,6 @@ python_packages() {
 }
 
 system_packages
+optional_programs
 python_packages
 say "ready: .venv/bin/ratchet"

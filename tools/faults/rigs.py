@@ -14,7 +14,8 @@ from tools.faults.rig import Rig, Served
 from tools.faults.row import Measured, Row
 from tools.faults.run import run_row, without
 from tools.faults.scene import driving, record
-from tools.faults.time_rows import PROGRAM, preloaded
+from tools.faults.time_rows import PROGRAM
+from tools.faults.wall_clock import preloaded
 
 
 class Rigs:
@@ -62,8 +63,8 @@ class Rigs:
         missing = row.needs()
         if missing:
             return without(row, skipped=missing)
-        rig = self.rig(row)
         try:
+            rig = self.rig(row)
             return asyncio.run(power_cut.run(rig, row) if row.rig == "killed" else run_row(rig, row))
         except (UsageError, RemoteError) as error:
             self.stop()
