@@ -141,8 +141,9 @@ def _guard_joint(
 ) -> tuple[float, float, int]:
     """One joint; see ``guard_step``. ``limits`` is its column of the table."""
     low, high = min(limits[0], goal), max(limits[1], goal)
-    top_speed = limits[2] * speed_scale
     acceleration, reach = limits[3], limits[4]
+    # A scale that falls while the joint moves is met by braking, not by a jolt.
+    top_speed = min(max(limits[2] * speed_scale, abs(velocity) - acceleration * dt), limits[2])
     window_low = min(max(measured - reach, low), high)
     window_high = max(min(measured + reach, high), low)
     bits = 0
@@ -238,8 +239,9 @@ def guard_step(
     """The next goal from the previous one, everything float64 (6,) in rad and rad/s.
 
     ``wanted`` is where to be at the end of this step, ``wanted_velocity`` how fast that target itself
-    moves (none: it stands still). ``speed_scale`` in (0, 1] lowers the velocity limit. NaN or
-    infinity anywhere in ``wanted`` or ``measured`` brakes every joint and holds it.
+    moves (none: it stands still). ``speed_scale`` in (0, 1] lowers the velocity limit; a joint that is
+    faster brakes to it. NaN or infinity anywhere in ``wanted`` or ``measured`` brakes every joint and holds
+    it.
     """
     state = np.stack([prev_goal, prev_velocity]).astype(np.float64)
     target = np.stack([wanted, np.zeros(NUM_JOINTS) if wanted_velocity is None else wanted_velocity])

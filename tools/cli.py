@@ -28,7 +28,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "record": ("tools.commands.record", "record", "Record episodes while teleoperating."),
     "replay": ("tools.commands.replay", "replay", "Play a recorded episode's actions on the arm."),
     "run": ("tools.commands.drive", "run", "Let the policy drive the arm."),
-    "stop": ("tools.commands.drive", "stop", "Stop the arm: hold, lower, release (--emergency: e-stop)."),
+    "stop": ("tools.commands.stop", "stop", "Stop the arm: hold, lower, release (--emergency: e-stop)."),
     "status": ("tools.commands.drive", "status", "Show the robot's state and loop figures."),
     "episodes": (
         "tools.commands.episodes",

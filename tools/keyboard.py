@@ -1,4 +1,7 @@
-"""Single keys from the terminal, without Enter, and the terminal as it was afterwards."""
+"""Single keys from the terminal, without Enter, and the terminal as it was afterwards.
+
+The space bar and ``e`` are the e-stop wherever keys are read while an arm may move: they wait in no queue.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import os
 import sys
 import termios
 import tty
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 Key = Literal["next", "redo", "stop", "success", "failure"]
@@ -29,13 +32,15 @@ _LETTERS: dict[bytes, Key] = {
     b"s": "success",
     b"f": "failure",
 }
+_EMERGENCY = b" eE"
 
 
 class Keyboard:
     """Keys as they are pressed. Make it with ``keyboard()``."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, emergency: Callable[[], None] | None = None) -> None:
         self._descriptor = descriptor
+        self._emergency = emergency
         self._pressed: asyncio.Queue[Key] = asyncio.Queue()
         self._pending = b""
         self._flush: asyncio.TimerHandle | None = None
@@ -59,6 +64,8 @@ class Keyboard:
             asyncio.get_running_loop().remove_reader(self._descriptor)
             self._pressed.put_nowait("stop")
             return
+        if self._emergency is not None and any(byte in _EMERGENCY for byte in data):
+            self._emergency()
         if self._flush is not None:
             self._flush.cancel()
             self._flush = None
@@ -85,12 +92,15 @@ class Keyboard:
 
 
 @contextlib.contextmanager
-def keyboard() -> Iterator[Keyboard]:
-    """Listen to the terminal on stdin within a running event loop; it is restored however this ends."""
+def keyboard(emergency: Callable[[], None] | None = None) -> Iterator[Keyboard]:
+    """Listen to the terminal on stdin within a running event loop; it is restored however this ends.
+
+    ``emergency`` is called at once when the space bar or ``e`` is pressed, whoever waits for keys.
+    """
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     loop = asyncio.get_running_loop()
-    keys = Keyboard(descriptor)
+    keys = Keyboard(descriptor, emergency)
     try:
         tty.setcbreak(descriptor)  # Ctrl-C stays a signal
         loop.add_reader(descriptor, keys.feed)

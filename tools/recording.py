@@ -62,7 +62,9 @@ class KeyDirector:
                 return key == "next"
 
     async def begun(self, number: int) -> None:
-        say("recording; s success, f failure, → or n done, ← or r again, esc or q keep it and stop")
+        say(
+            "recording; s success, f failure, → or n done, ← or r again, esc or q keep and stop, space E-STOP"
+        )
         self._keys.forget()
 
     async def verdict(self) -> Verdict:

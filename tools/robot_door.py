@@ -50,7 +50,7 @@ def robot_options(command: F) -> F:
     def with_door(
         *args: Any, address: str | None, run_dir: Path | None, tls: Path | None, **options: Any
     ) -> Any:
-        return command(*args, door=_door(address, run_dir, tls), **options)
+        return command(*args, door=make_door(address, run_dir, tls), **options)
 
     wrapped: Any = with_door
     default = RemoteConfig.model_fields["address"].default
@@ -63,7 +63,8 @@ def robot_options(command: F) -> F:
     return wrapped
 
 
-def _door(address: str | None, run_dir: Path | None, tls: Path | None) -> Door:
+def make_door(address: str | None, run_dir: Path | None, tls: Path | None) -> Door:
+    """The door that these options name. Raises UsageError when they name two."""
     if address is not None and run_dir is not None:
         raise UsageError("--address and --dir name two robots; give one of them")
     files = None

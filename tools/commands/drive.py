@@ -1,4 +1,4 @@
-"""`ratchet teleop`, `run`, `stop`, `status`: drive a running robot service, or look at it."""
+"""`ratchet teleop`, `run`, `status`: drive a running robot service, or look at it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.table import Table
 from protos.ratchet.v1 import robot_pb2 as pb
 from runtime.remote.client import RobotClient
 from tools.console import say, show_json
+from tools.emergency_keys import emergency_keys
 from tools.robot_door import Door, leave, left_mode, robot_options, run_until_interrupted
 
 _LOOK_HZ = 5.0
@@ -27,7 +28,7 @@ _LINE_EVERY_S = 10.0
 @click.option("--seconds", type=click.FloatRange(min=0.1), help="End by itself [default: at Ctrl-C].")
 @robot_options
 def teleop(door: Door, seconds: float | None) -> None:
-    """Let the leader arm drive the follower until Ctrl-C, then let it down."""
+    """Let the leader arm drive the follower until Ctrl-C, then let it down. Space or e: emergency stop."""
     run_until_interrupted(lambda interrupted: _drive(door, "teleop", seconds, None, "", interrupted))
 
 
@@ -39,23 +40,10 @@ def teleop(door: Door, seconds: float | None) -> None:
 @click.option("--seconds", type=click.FloatRange(min=0.1), help="End by itself [default: at Ctrl-C].")
 @robot_options
 def run(door: Door, bundle: str | None, backend: str, seconds: float | None) -> None:
-    """Let the policy drive the arm until Ctrl-C, then let it down."""
+    """Let the policy drive the arm until Ctrl-C, then let it down. Space bar or e: emergency stop."""
     if bundle is not None and Path(bundle).is_dir():
         bundle = str(Path(bundle).resolve())
     run_until_interrupted(lambda interrupted: _drive(door, "policy", seconds, bundle, backend, interrupted))
-
-
-@click.command(
-    epilog="\b\nExamples:\n  ratchet stop\n  ratchet stop --emergency\n  ratchet stop --clear-emergency\n"
-)
-@click.option("--emergency", is_flag=True, help="Freeze at once and latch; nothing is let down.")
-@click.option("--clear-emergency", is_flag=True, help="Unlatch it, having made sure that the arm is safe.")
-@robot_options
-def stop(door: Door, emergency: bool, clear_emergency: bool) -> None:
-    """Stop the arm: hold, let it down, release. Needs no control lease, waits for nobody."""
-    if emergency and clear_emergency:
-        raise click.UsageError("--emergency and --clear-emergency contradict each other")
-    asyncio.run(_stop(door, emergency, clear_emergency))
 
 
 @click.command(epilog="\b\nExamples:\n  ratchet status --json\n  ratchet status --dir out/sim --watch\n")
@@ -79,8 +67,9 @@ async def _drive(
         await control.enable()
         try:
             await control.set_mode(mode)
-            say(f"{mode} drives the arm; Ctrl-C lets it down")
-            await _until_done(robot, mode, seconds, interrupted)
+            with emergency_keys(door, robot) as keys:
+                say(f"{mode} drives the arm; {keys}Ctrl-C lets it down")
+                await _until_done(robot, mode, seconds, interrupted)
         finally:
             await leave(robot, control, mode, f"ratchet {mode} ended")
 
@@ -107,18 +96,6 @@ async def _until_done(
                 if mode == "teleop" and state.loop.leader_hz:
                     say(leader_line(state.loop))
                 return
-
-
-async def _stop(door: Door, emergency: bool, clear_emergency: bool) -> None:
-    async with door.connect() as robot:
-        if clear_emergency:
-            async with robot.control("ratchet stop --clear-emergency") as control:
-                await control.clear_estop()
-            click.echo("the emergency stop is cleared; the arm stays as it is until it is enabled")
-            return
-        reason = "ratchet stop at the command line"
-        ack = await (robot.estop(reason) if emergency else robot.stop(reason))
-        click.echo(f"{ack.detail}; mode {ack.mode}")
 
 
 async def _status(door: Door, as_json: bool) -> None:
@@ -193,7 +170,7 @@ def _picture(state: pb.RobotState) -> Group:
     joints = Table(box=None, pad_edge=False)
     columns = ("joint", "position rad", "goal rad", "velocity rad/s", "effort", "°C", "V", "error")
     for name in (*columns, "lost", "again"):
-        joints.add_column(name, justify="left" if name == "joint" else "right")
+        joints.add_column(name, justify="left" if name == "joint" else "right", no_wrap=name == "joint")
     for i in range(len(state.position)):
         joints.add_row(
             state.joints[i],

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 import click
 
 from hal.bench.control import BenchClient
+from runtime.remote.client import RobotClient
 from tools.console import show_json
+from tools.emergency_keys import emergency, emergency_keys
 from tools.errors import UsageError
 from tools.keyboard import keyboard
 from tools.options import json_flag
@@ -26,7 +28,7 @@ from tools.robot_door import Door, leave, robot_options, run_until_interrupted
 
 RECORD_EXAMPLES = """
 \b
-Keys: s success, f failure, → or n done, ← or r again, esc or q stop.
+Keys: s success, f failure, → or n done, ← or r again, esc or q stop, space bar or e EMERGENCY STOP.
 \b
 Examples:
   ratchet record --task "put the cube in the zone" --episodes 50
@@ -66,35 +68,40 @@ def record(
     kept: list[dict[str, str]] = []
 
     @contextlib.contextmanager
-    def director() -> Iterator[Director]:
+    def director(robot: RobotClient) -> Iterator[Director]:
         if demonstrator:
-            with BenchClient(door.paths.bench / "bench.sock") as bench:
+            with BenchClient(door.paths.bench / "bench.sock") as bench, emergency_keys(door, robot):
                 yield DemonstratorDirector(bench, seed)
         elif episode_seconds is not None:
-            yield ClockDirector(episode_seconds, reset_seconds, outcome)
+            with emergency_keys(door, robot):
+                yield ClockDirector(episode_seconds, reset_seconds, outcome)
         elif sys.stdin.isatty():
-            with keyboard() as keys:
+            with keyboard(emergency(door, robot)) as keys:
                 yield KeyDirector(keys, outcome)
         else:
             raise UsageError("there is no terminal to read keys from; give --episode-seconds")
 
     async def session(interrupted: asyncio.Event) -> None:
-        with director() as chosen:
-            async with door.connect() as robot, robot.control("ratchet record") as control:
-                await control.enable()
-                try:
-                    await control.set_mode("teleop")
-                    await record_session(
-                        robot,
-                        control,
-                        chosen,
-                        task,
-                        episodes,
-                        interrupted,
-                        lambda episode, verdict: kept.append({"id": episode, "outcome": verdict}),
-                    )
-                finally:
-                    await leave(robot, control, "teleop", "recording ended")
+        async with door.connect() as robot:
+            with director(robot) as chosen:
+                await drive(robot, chosen, interrupted)
+
+    async def drive(robot: RobotClient, chosen: Director, interrupted: asyncio.Event) -> None:
+        async with robot.control("ratchet record") as control:
+            await control.enable()
+            try:
+                await control.set_mode("teleop")
+                await record_session(
+                    robot,
+                    control,
+                    chosen,
+                    task,
+                    episodes,
+                    interrupted,
+                    lambda episode, verdict: kept.append({"id": episode, "outcome": verdict}),
+                )
+            finally:
+                await leave(robot, control, "teleop", "recording ended")
 
     try:
         run_until_interrupted(session)

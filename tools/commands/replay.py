@@ -14,8 +14,10 @@ import numpy as np
 from episodes.reader import StreamData
 from episodes.store import EpisodeStore
 from hal.types import JOINTS, Vector
-from runtime.remote.client import RobotClient
+from protos.ratchet.v1 import robot_pb2 as pb
+from runtime.remote.client import Control, RobotClient
 from tools.console import say
+from tools.emergency_keys import emergency_keys
 from tools.errors import UsageError
 from tools.finding import full_id
 from tools.options import PATH
@@ -39,7 +41,7 @@ def replay(door: Door, episode: str, store: Path | None) -> None:
     """Play the actions of EPISODE (the beginning of its id is enough) on the arm, then let it down.
 
     The arm first goes slowly from where it is to where the episode begins. What moves it is guarded like
-    any motion. Ctrl-C ends it and lets the arm down.
+    any motion. Ctrl-C ends it and lets the arm down. Space bar or e: emergency stop.
     """
     with EpisodeStore.open(store or door.paths.store, create=False, mode="r") as opened:
         name = full_id(opened, episode)
@@ -97,17 +99,9 @@ async def _replay(door: Door, times_s: Vector, actions: Vector, interrupted: asy
             state = await robot.state()
             await control.set_mode("teleop")
             when, where = schedule(np.array(state.goal or state.position), times_s, actions)
-            say(
-                f"going to where the episode begins, then {times_s[-1]:.1f} s of it; Ctrl-C lets the arm down"
-            )
-            over = asyncio.Event()
-            watcher = asyncio.create_task(_watch(robot, over))
-            try:
-                summary = await control.teleop(_goals(when, where, interrupted, over))
-            finally:
-                watcher.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await watcher
+            with emergency_keys(door, robot) as keys:
+                say(f"to where the episode begins, then {times_s[-1]:.1f} s of it; {keys}Ctrl-C lets it down")
+                summary = await _play(robot, control, when, where, interrupted)
             if summary.received < len(when) and not interrupted.is_set():
                 state = await robot.state()
                 raise left_mode("teleop", state.mode, state.reason)
@@ -120,6 +114,20 @@ async def _replay(door: Door, times_s: Vector, actions: Vector, interrupted: asy
             state = await robot.state()
             if state.mode == "teleop" or (state.mode == "hold" and _ENDED in state.reason):
                 await robot.stop("replay ended")
+
+
+async def _play(
+    robot: RobotClient, control: Control, when: Vector, where: Vector, interrupted: asyncio.Event
+) -> pb.TeleopSummary:
+    """Stream the goals until their end, an interruption, or the arm leaves teleoperation."""
+    over = asyncio.Event()
+    watcher = asyncio.create_task(_watch(robot, over))
+    try:
+        return await control.teleop(_goals(when, where, interrupted, over))
+    finally:
+        watcher.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watcher
 
 
 async def _watch(robot: RobotClient, over: asyncio.Event) -> None:
