@@ -35,9 +35,7 @@ def time_findings(root: Path = Path("/")) -> Iterator[Finding]:
 
 
 def _priority() -> Finding:
-    """Try it; nothing else tells whether it will be granted."""
-    with ThreadPoolExecutor(1) as thread:  # which takes the priority along when it ends
-        refused = thread.submit(_take_priority).result()
+    refused = _priority_refused()
     if refused:
         return warning(
             "real-time priority",
@@ -45,6 +43,17 @@ def _priority() -> Finding:
             f"{_UNIT}, or allow '@dialout - rtprio {BUS_PRIORITY}' in /etc/security/limits.conf",
         )
     return ok("real-time priority", f"SCHED_FIFO {BUS_PRIORITY} is granted")
+
+
+def priority_granted() -> bool:
+    """Whether this machine grants the bus processes the priority they ask for."""
+    return not _priority_refused()
+
+
+def _priority_refused() -> str:
+    """Try it; nothing else tells. Why it is refused, or ""."""
+    with ThreadPoolExecutor(1) as thread:  # which takes the priority along when it ends
+        return thread.submit(_take_priority).result()
 
 
 def _take_priority() -> str:

@@ -19,6 +19,7 @@ from tools.config import load
 from tools.errors import UsageError
 from tools.robot_file import SimOptions, SimPaths, sim_text
 from tools.serving import run_service
+from tools.time_checks import priority_granted
 
 DEFAULT_CONFIG = Path("/etc/ratchet/ratchet.toml")
 DEFAULT_RUN = Path("out/sim")
@@ -117,7 +118,14 @@ def up(
 def _options(name: str, health: int | None, broker: str | None, keys: Path) -> SimOptions:
     host, port = _broker(broker)
     public = {} if host is None else _public_key(keys)
-    return SimOptions(robot=name, health_port=health, fleet_host=host, fleet_port=port, fleet_keys=public)
+    return SimOptions(
+        robot=name,
+        health_port=health,
+        fleet_host=host,
+        fleet_port=port,
+        fleet_keys=public,
+        patient=not priority_granted(),
+    )
 
 
 def _end(number: int, frame: FrameType | None) -> None:
