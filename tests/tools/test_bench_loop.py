@@ -108,7 +108,9 @@ def test_four_loads_in_one_run(short_dir: Path) -> None:
         for kind in peers.KINDS:
             assert load["peers"][kind]["ticks"] > 60
     assert figures["loads"]["recording"]["episodes"] >= 1
-    assert "IDLE" in figures["loads"]["learning"]["learner_threads"]
-    assert "OTHER" not in figures["loads"]["learning"]["learner_threads"]
+    assert figures["complete"]
+    threads = figures["loads"]["learning"]["threads"]["learner"]
+    assert "IDLE" in threads
+    assert "OTHER" not in threads
     assert figures["interference"] > 0
     assert signal.getsignal(signal.SIGINT) is before

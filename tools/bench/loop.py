@@ -49,11 +49,16 @@ def command(seconds: float, loads: tuple[str, ...], folder: Path | None, as_json
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ratchet-bench-")))
         chosen = [load for load in LOADS if not loads or load.name in loads]
-        show(asyncio.run(measure(folder, chosen, seconds)), as_json)
+        figures: dict[str, Any] = {}
+        try:
+            asyncio.run(measure(folder, chosen, seconds, figures))
+        finally:  # of forty minutes, what was measured before an interruption counts
+            if figures:
+                show(report(figures, [load.name for load in chosen], seconds), as_json)
 
 
-async def measure(folder: Path, loads: Sequence[Load], seconds: float) -> dict[str, Any]:
-    """Run the robot below ``folder`` through ``loads``; the figures of each."""
+async def measure(folder: Path, loads: Sequence[Load], seconds: float, figures: dict[str, Any]) -> None:
+    """Run the robot below ``folder`` through ``loads``; puts each one's figures into ``figures``."""
     say("exporting the policy")
     served = await asyncio.to_thread(export, folder / "policy")
     say("starting bench, policy server and robot")
@@ -66,16 +71,12 @@ async def measure(folder: Path, loads: Sequence[Load], seconds: float) -> dict[s
         name="timing",
         prerendered=True,
     )
-    figures: dict[str, Any] = {}
     with sim:
         async with sim.client() as robot, robot.control("bench") as control:
             driver = Driver(sim, robot, control)
             for load in loads:
                 figures[load.name] = await _load(sim, driver, served, load, seconds)
             await robot.stop("the benchmark is done")
-        processes = robot_processes(sim.process.process.pid)
-        threads = scheduling(processes)
-    return _report(figures, threads, seconds)
 
 
 async def _load(sim: SimRobot, driver: Driver, served: Served, load: Load, seconds: float) -> dict[str, Any]:
@@ -97,10 +98,12 @@ async def _load(sim: SimRobot, driver: Driver, served: Served, load: Load, secon
         span = await driver.run(load, seconds, lambda done: update(round(done)))
         took = time.monotonic() - began
         cpu = {n: round(100 * (cpu_s(p) - before[n]) / took, 1) for n, p in processes.items()}
-        extra: dict[str, Any] = {"stolen_percent": round(100 * (stolen_s() - stolen) / took, 2)}
+        extra: dict[str, Any] = {
+            "stolen_percent": round(100 * (stolen_s() - stolen) / took, 2),
+            "threads": scheduling(processes),
+        }
         if learning is not None:
             extra["learner_steps"] = learner_steps(learning.log) - steps
-            extra["learner_threads"] = scheduling({"learner": learning.process.pid})["learner"]
         extra["peers"] = {kind: peer.stop() for kind, peer in peers.items()}
     seen = watch.seen(span.begin_ns, span.end_ns)
     return {
@@ -129,7 +132,8 @@ def _span(span: Span) -> dict[str, Any]:
     }
 
 
-def _report(loads: dict[str, Any], threads: dict[str, str], seconds: float) -> dict[str, Any]:
+def report(loads: dict[str, Any], wanted: Sequence[str], seconds: float) -> dict[str, Any]:
+    """Everything that is printed: the loads measured of those ``wanted``, and which keep the budget."""
     held = {
         name: figures["missed"] <= BUDGET["missed"]
         and figures["lateness_ms_p999"] < BUDGET["lateness_ms_p999"]
@@ -146,6 +150,6 @@ def _report(loads: dict[str, Any], threads: dict[str, str], seconds: float) -> d
         "interference": interference,
         "budget": BUDGET,
         "held": {**held, "all": all(held.values())},
-        "threads": threads,
+        "complete": list(loads) == list(wanted),
         "definitions": DEFINITIONS,
     }
