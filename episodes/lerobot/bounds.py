@@ -6,10 +6,11 @@ row counts and uncompressed sizes, videos give dimensions; each has a limit here
 
 from __future__ import annotations
 
+import json
 import re
 import string
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,6 +38,15 @@ def refuse_larger(path: Path, limit: int) -> None:
         raise ImportRefusedError(
             f"{path} has {size} bytes, more than the {limit} this program reads", "check the dataset"
         )
+
+
+def json_line(file: BinaryIO, path: Path) -> dict[str, Any]:
+    """The JSON object in the next line of ``file``. Raises ImportRefusedError naming ``path``."""
+    try:
+        value = json.loads(file.readline(LINE_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ImportRefusedError(f"{path} is not readable JSON lines", "check the download") from error
+    return value if isinstance(value, dict) else {}
 
 
 def template(text: str, allowed: set[str], where: Path) -> str:

@@ -84,14 +84,20 @@ class Dataset:
             ) from error
         self._cached: tuple[Path, Any] | None = None
 
-    def table(self, episode: SourceEpisode, columns: list[str] | None = None) -> Any:
-        """The rows of an episode as a pyarrow Table, sorted by frame_index. Raises ImportRefusedError."""
-        if columns is not None:
-            table = bounds.read(episode.data, columns)
-        else:
-            if self._cached is None or self._cached[0] != episode.data:
-                self._cached = (episode.data, bounds.read(episode.data))
-            table = self._cached[1]
+    def table(self, episode: SourceEpisode) -> Any:
+        """The rows of an episode as a pyarrow Table, sorted by frame_index. Raises ImportRefusedError.
+
+        The data file read last is kept: in v3.0 it holds the next episodes too.
+        """
+        if self._cached is None or self._cached[0] != episode.data:
+            self._cached = (episode.data, bounds.read(episode.data))
+        return self._rows_of(episode, self._cached[1])
+
+    def rows(self, episode: SourceEpisode) -> Any:
+        """The same, from the file each time: for several threads, and files of one episode."""
+        return self._rows_of(episode, bounds.read(episode.data))
+
+    def _rows_of(self, episode: SourceEpisode, table: Any) -> Any:
         if "episode_index" in table.column_names:
             table = table.filter(pc.equal(table["episode_index"], episode.index))
         elif episode.first_row is not None:

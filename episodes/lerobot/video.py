@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -53,3 +54,16 @@ def video_frames(
             f"video {path} ends after {given} of {count} frames from {start_s:.3f} s",
             "leave this episode out with episodes=",
         )
+
+
+def decode_picture(data: bytes, where: str) -> npt.NDArray[np.uint8]:
+    """An embedded PNG or JPEG as uint8 RGB (H, W, 3). Raises ImportRefusedError naming ``where``."""
+    try:
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        bgr = None
+    if bgr is None:
+        raise ImportRefusedError(f"{where} is not a picture", "check the download")
+    if max(bgr.shape) > bounds.PIXELS:
+        raise ImportRefusedError(f"{where} is {bgr.shape[1]}×{bgr.shape[0]} pixels", "check it")
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)

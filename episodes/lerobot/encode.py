@@ -1,0 +1,83 @@
+"""Encoding videos as LeRobot does by default: SVT-AV1, preset 12, CRF 30, a key frame every 2, yuv420p."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from episodes.errors import StoreError
+
+Codec = Literal["av1", "h264"]
+_TICKS = 512
+_ENCODERS = {"av1": "libsvtav1", "h264": "libx264"}
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFormat:
+    """``crf``: quality, less is better. ``group``: frames from one key frame to the next."""
+
+    codec: Codec = "av1"
+    crf: int = 30
+    group: int = 2
+
+    def info(self, shape: tuple[int, ...], fps: int) -> dict[str, Any]:
+        """What LeRobot writes about a video feature in info.json."""
+        return {
+            "video.height": shape[0], "video.width": shape[1], "video.codec": self.codec,
+            "video.pix_fmt": "yuv420p", "video.is_depth_map": False, "video.fps": fps, "video.channels": 3,
+            "has_audio": False,
+        }  # fmt: skip
+
+    def options(self) -> dict[str, str]:
+        """The encoder's options."""
+        common = {"g": str(self.group), "crf": str(self.crf)}
+        if self.codec == "av1":
+            return common | {"preset": "12", "svtav1-params": "lp=2"}
+        return common | {"preset": "fast", "bf": "0"}
+
+
+def encode_video(
+    path: Path, fps: int, form: VideoFormat, episodes: Iterable[Iterable[npt.NDArray[np.uint8]]]
+) -> int:
+    """Write an mp4 of the pictures (H, W, 3) of one episode after the other; the number of frames.
+
+    Each episode starts with a key frame. Raises StoreError when this FFmpeg has no such encoder.
+    """
+    encoder = _ENCODERS[form.codec]
+    if encoder not in av.codecs_available:
+        raise StoreError(f"this PyAV cannot encode {form.codec} ({encoder})", "choose the other codec")
+    clock = Fraction(1, fps * _TICKS)
+    count = 0
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as out:
+        stream: Any = None
+        for pictures in episodes:
+            first = True
+            for rgb in pictures:
+                if stream is None:
+                    stream = out.add_stream(encoder, rate=fps, options=form.options())
+                    stream.height, stream.width = rgb.shape[:2]
+                    stream.pix_fmt = "yuv420p"
+                    stream.codec_context.time_base = Fraction(1, fps)
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24")
+                frame.pts, frame.time_base = count, Fraction(1, fps)
+                if first:
+                    frame.pict_type = av.video.frame.PictureType.I
+                first = False
+                count += 1
+                _mux(out, stream, stream.encode(frame), clock)
+        if stream is not None:
+            _mux(out, stream, stream.encode(), clock)
+    return count
+
+
+def _mux(out: Any, stream: Any, packets: Iterable[Any], clock: Fraction) -> None:
+    for packet in packets:
+        packet.duration = max(packet.duration or 0, 1)
+        out.mux(packet)

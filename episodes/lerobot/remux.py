@@ -1,0 +1,132 @@
+"""Videos put end to end by copying their packets: nothing is decoded, nothing is encoded again.
+
+Each packet gets the time its frame has on LeRobot's grid, (frames before + its place) / fps, exactly: the
+reader finds frames by ``round(time × fps)`` and refuses those off by more than 0.1 ms.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import numpy as np
+
+from episodes.errors import ImportRefusedError
+from episodes.lerobot import bounds
+
+_TICKS = 512  # of the track's clock per frame; the muxer wants some ten thousand a second at 30 fps
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFacts:
+    """What a video's header says. ``layout`` is equal for videos whose packets fit into one track."""
+
+    frames: int
+    width: int
+    height: int
+    codec: str
+    pix_fmt: str
+    layout: str
+    bytes: int
+
+
+def video_facts(path: Path) -> VideoFacts:
+    """Read a video's header. Raises ImportRefusedError naming a file that is missing or no video."""
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            context = stream.codec_context
+            if not 0 < max(stream.width, stream.height) <= bounds.PIXELS:
+                raise ImportRefusedError(f"video {path} is {stream.width}×{stream.height} pixels", "check it")
+            extra = hashlib.sha256(bytes(context.extradata or b"")).hexdigest()[:16]
+            known = (context.name, stream.width, stream.height, str(context.pix_fmt), extra)
+            frames = stream.frames or sum(1 for p in container.demux(stream) if p.size)
+            return VideoFacts(
+                frames, stream.width, stream.height, _codec_name(context), str(context.pix_fmt),
+                " ".join(map(str, known)), path.stat().st_size,
+            )  # fmt: skip
+    except FileNotFoundError:
+        raise ImportRefusedError(f"video {path} is missing", "check the download") from None
+    except (av.FFmpegError, IndexError) as error:
+        raise ImportRefusedError(f"video {path} cannot be read ({error})", "check the download") from error
+
+
+def _codec_name(context: Any) -> str:
+    return str(context.codec.canonical_name)
+
+
+class Joiner:
+    """An mp4 file that videos are appended to. Use with ``with``: it is whole only after the end."""
+
+    def __init__(self, path: Path, fps: int) -> None:
+        self._path, self._fps = path, fps
+        self._clock = Fraction(1, fps * _TICKS)
+        self._out = av.open(str(path), "w", format="mp4", options={"movflags": "faststart"})
+        self._stream: Any = None
+        self._delay = 0
+        self.frames = 0
+
+    def append(self, path: Path) -> int:
+        """Copy the packets of ``path``; the number of frames they make.
+
+        Raises ImportRefusedError when it cannot be read to its end.
+        """
+        place = _places(path)
+        try:
+            with av.open(str(path)) as source:
+                stream = source.streams.video[0]
+                if self._stream is None:
+                    self._stream = self._out.add_stream_from_template(stream, opaque=True)
+                    self._stream.time_base = self._clock
+                    self._delay = _delay(place)
+                if _delay(place) > self._delay:
+                    raise ImportRefusedError(
+                        f"video {path} reorders its frames more than those before it",
+                        "encode again (--encode)",
+                    )
+                for number, packet in enumerate(p for p in source.demux(stream) if p.size):
+                    packet.stream = self._stream
+                    packet.time_base = self._clock
+                    packet.pts = (self.frames + place[number]) * _TICKS
+                    packet.dts = (self.frames + number) * _TICKS - self._delay * _TICKS
+                    packet.duration = _TICKS
+                    self._out.mux(packet)
+        except (av.FFmpegError, IndexError) as error:
+            raise ImportRefusedError(f"video {path} cannot be copied ({error})", "check it") from error
+        self.frames += len(place)
+        return len(place)
+
+    def __enter__(self) -> Joiner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._out.close()
+
+
+def _places(path: Path) -> list[int]:
+    """For each packet in the order of the file, the place of its frame in the order of showing."""
+    try:
+        with av.open(str(path)) as source:
+            times = []
+            for packet in source.demux(source.streams.video[0]):
+                if packet.size:
+                    if packet.is_corrupt or packet.pts is None:
+                        raise ImportRefusedError(f"video {path} has a packet without time or a broken one")
+                    times.append(packet.pts)
+    except (av.FFmpegError, IndexError, FileNotFoundError) as error:
+        raise ImportRefusedError(f"video {path} cannot be read ({error})", "check the download") from error
+    order = np.empty(len(times), np.int64)
+    order[np.argsort(np.asarray(times, np.int64), kind="stable")] = np.arange(len(times))
+    return order.tolist()
+
+
+def _delay(place: list[int]) -> int:
+    """By how many frames decoding has to run ahead of showing; 0 unless frames are reordered."""
+    return max((i - p for i, p in enumerate(place)), default=0)
