@@ -38,6 +38,7 @@ class LeaderLink:
         self._period_ns = period_ns
         self._ring: RingReader | None = None
         self._word: Waypoint | None = None
+        self._told = False
         self._made = 0
         self._head = 0
         self._measured_ns = -1
@@ -56,7 +57,9 @@ class LeaderLink:
             try:
                 self._ring = RingReader(self._path, STATE)
             except RingError as error:
-                log.warning("the leader is followed at tick rate only: %s", error)
+                if not self._told:
+                    log.warning("the leader is followed at tick rate only: %s", error)
+                self._told = True
                 return False
         if self._word is None:
             self._head, self._measured_ns = 0, -1

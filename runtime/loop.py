@@ -23,7 +23,7 @@ from runtime.leader_stats import LeaderStats
 from runtime.loop_stats import LoopStats, TickLog
 from runtime.nouns import ActionChunk, Flag, Observation, Source, Waypoint
 from runtime.realtime import IdleCollector
-from runtime.recorder import EpisodeRecorder
+from runtime.recorder import EpisodeRecorder, bus_row
 from runtime.remote.facade import LoopFigures
 from runtime.servo import HoldCause, Phase
 from runtime.supervisor import Event, State, transition
@@ -325,7 +325,7 @@ class ControlLoop:
             return
         try:
             self._recorder.tick(observation, result.asked, result.source, wake.late_ns / 1e6)
-            self._recorder.bus([_bus_row(sample) for sample in samples])
+            self._recorder.bus([bus_row(sample.joints, sample.goal) for sample in samples])
         except StoreError as error:
             self.recording_failed(error)
 
@@ -340,15 +340,3 @@ class ControlLoop:
         if self._led is not None:
             self.leading.add(samples)
         return samples
-
-
-def _bus_row(sample: BusSample) -> tuple[int, int, Mapping[str, Vector]]:
-    """A sample as the recorder takes it."""
-    joints = sample.joints
-    values = {
-        "bus.position": joints.position,
-        "bus.velocity": joints.velocity,
-        "bus.effort": joints.effort,
-        "bus.goal": sample.goal,
-    }
-    return joints.t_ns, joints.seq, values

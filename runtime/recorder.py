@@ -15,7 +15,7 @@ import numpy as np
 from episodes.spec import CameraSpec, EpisodeSpec, Kind, Outcome, StreamSpec
 from episodes.store import EpisodeStore
 from episodes.writer import EpisodeRef, EpisodeWriter, WriterConfig
-from hal.types import JOINTS, Frame
+from hal.types import JOINTS, Frame, JointState
 from runtime.nouns import Flag, Observation, Source, Vector
 from runtime.streams import recorded_streams
 
@@ -195,6 +195,17 @@ class EpisodeRecorder:
         }
         for name, value in values.items():
             self._writer.append(name, observation.t_ns, observation.tick, value)
+
+
+def bus_row(joints: JointState, goal: Vector) -> tuple[int, int, Mapping[str, Vector]]:
+    """One bus cycle as ``EpisodeRecorder.bus`` takes it: its sample and the goal let through, rad (6,)."""
+    values = {
+        "bus.position": joints.position,
+        "bus.velocity": joints.velocity,
+        "bus.effort": joints.effort,
+        "bus.goal": goal,
+    }
+    return joints.t_ns, joints.seq, values
 
 
 def _stream_specs(bus_streams: bool) -> tuple[StreamSpec, ...]:

@@ -143,6 +143,10 @@ class Robot:
                 await self._see_pictures(active.cameras)
                 self._not_stopped_since(stops)
                 self._require(event)
+            if event is not Event.HOLD:
+                # Whoever drives from here on may point anywhere: the first second is slow again.
+                await self._energise(stops)
+                self._require(event)
             self._loop.handle(event, f"{mode} asked for")
             if event is Event.HOLD:
                 await self._ask(self._follower.hold)

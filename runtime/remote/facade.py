@@ -48,8 +48,8 @@ class RobotSnapshot:
     """One consistent picture of the robot.
 
     ``joints`` is None before the first sample; ``goal`` is the last goal let through, rad (6,), or
-    None; ``replies`` what went wrong with the motors' replies. ``episode`` and ``policy`` are empty when there is none. ``flags`` are the most recent
-    ones, oldest first (at most a few dozen).
+    None; ``replies`` what went wrong with the motors' replies. ``episode`` and ``policy`` are empty when
+    there is none. ``flags`` are the most recent ones, oldest first (at most a few dozen).
     """
 
     robot: str

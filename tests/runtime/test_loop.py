@@ -186,6 +186,32 @@ def test_a_leader_that_falls_silent_means_hold_until_a_person_resumes(bench: Ben
     assert (taken_back.leader, taken_back.expires_ns) == (True, 0)
 
 
+def test_a_take_over_lets_the_leader_drive_directly_and_the_hand_back_ends_it(bench: Bench) -> None:
+    bench.go(Event.ENABLE, Event.POLICY)
+    bench.recorder.start("task", "rollout")
+    bench.tick(3)
+    assert not any(waypoint.leader for waypoint in bench.arm.waypoints)
+    bench.go(Event.TELEOP)
+    bench.tick(2, leader_latency_ns=5_000_000, leader_updates=8)
+    word = bench.arm.waypoints[-1]
+    assert (word.leader, word.source) == (True, Source.INTERVENTION)
+    assert bench.loop.figures().leader_latency_ms_p50 == pytest.approx(5.0)
+    bench.go(Event.POLICY)
+    taken_back = bench.arm.waypoints[-1]
+    assert (taken_back.leader, taken_back.expires_ns) == (True, 0), "before the policy has said anything"
+    bench.tick(2, leader_latency_ns=-1)
+    assert not bench.arm.waypoints[-1].leader
+
+
+def test_a_remote_operator_takes_the_word_from_the_leader(bench: Bench) -> None:
+    bench.go(Event.ENABLE, Event.TELEOP)
+    bench.tick()
+    assert bench.arm.waypoints[-1].leader
+    bench.loop.remote_goal(np.full(6, -0.1), 0)
+    bench.tick()
+    assert not bench.arm.waypoints[-1].leader
+
+
 def test_a_leader_in_fault_is_not_followed_however_fresh(bench: Bench) -> None:
     bench.go(Event.ENABLE, Event.TELEOP)
     bench.leader.cycle(fault=Fault.MOTOR, message="motor 3 is silent")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 
 import pytest
 
@@ -33,6 +34,7 @@ def test_status_shows_joints_and_figures(sim: SimRobot) -> None:
 def test_teleop_ends_by_itself_and_lets_the_arm_down(sim: SimRobot) -> None:
     result = call("teleop", "--dir", sim.paths.run_dir, "--seconds", "0.6")
     assert result.exit_code == 0, result.exception
+    assert re.search(r"leader to follower \d+ Hz, latency p50 [\d.]+ ms p99 [\d.]+ ms", result.output)
     state = call_json("status", "--dir", sim.paths.run_dir, "--json")
     assert (state["mode"], state["lease_holder"]) == ("off", "")
     assert "teleop ended" in state["reason"]
