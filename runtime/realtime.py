@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import resource
 import signal
 import threading
 import time
@@ -135,6 +136,11 @@ def _pin(cpus: Iterable[int]) -> Measure:
 
 
 def _lock_memory(prefault: bool) -> Measure:
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if soft != resource.RLIM_INFINITY and os.geteuid() != 0:
+        # It might be granted now, and an allocation fail later because of it.
+        why = f"only {soft >> 20} MiB may be locked"
+        return Measure("memory", False, f"{why}; LimitMEMLOCK=infinity in the unit grants it")
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mlockall(_MCL_CURRENT_AND_FUTURE | (0 if prefault else _MCL_ONFAULT)):
         why = os.strerror(ctypes.get_errno())
