@@ -12,6 +12,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+from episodes.decoding import decode_flag, decode_into
 from episodes.errors import DamagedError, UnknownEpisodeError
 from episodes.marker import Marker, read_marker
 from episodes.spec import EpisodeMeta, FlagRow, InterventionRow
@@ -64,12 +65,14 @@ class Streams(Mapping[str, StreamData]):
 class FrameSeq:
     """The frames of one camera, each read and decoded on its own.
 
-    ``t_ns``, ``seq`` int64 (n,), ``repeated`` bool (n,); ``lengths`` int64 (n,) are JPEG sizes in bytes.
+    ``t_ns``, ``seq`` int64 (n,), ``repeated`` bool (n,); ``lengths`` int64 (n,) are JPEG sizes in bytes,
+    ``size`` is (height, width) as stored.
     """
 
-    def __init__(self, folder: Path, camera: str) -> None:
+    def __init__(self, folder: Path, camera: str, size: tuple[int, int]) -> None:
         index = ArrayFile(folder / f"frames.{camera}.index").read()
         self.camera = camera
+        self.size = size
         self.t_ns: npt.NDArray[np.int64] = index[:, 0]
         self.seq: npt.NDArray[np.int64] = index[:, 1]
         self.repeated: npt.NDArray[np.bool_] = index[:, 2].astype(bool)
@@ -89,6 +92,14 @@ class FrameSeq:
     def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
         """Frame ``index`` as uint8 RGB (H, W, 3). Raises IndexError, DamagedError."""
         return decode_jpeg(self.jpeg(index))
+
+    def read_into(self, index: int, out: npt.NDArray[np.uint8]) -> None:
+        """Decode frame ``index`` into ``out`` uint8 RGB (H, W, 3), at the size of ``out``.
+
+        How it gets that size is told in `episodes.decoding`. Raises IndexError, DamagedError.
+        """
+        flag = decode_flag(self.size, (out.shape[0], out.shape[1]))
+        decode_into(self.jpeg(index), flag, out, f"frame {index} of {self._blob.folder}")
 
     def jpegs(self) -> list[bytes]:
         """All JPEGs in one pass over the file, checked."""
@@ -160,4 +171,5 @@ class Episode:
             raise KeyError(
                 f"episode {self.id} has no camera {camera!r}; it has {', '.join(self.cameras) or 'none'}"
             )
-        return FrameSeq(self.folder, camera)
+        described = self.meta.cameras[camera]
+        return FrameSeq(self.folder, camera, (described.height, described.width))

@@ -31,7 +31,7 @@ def calibration_batch(dataset: Dataset, samples: int = _CALIBRATION_SAMPLES) -> 
     """Observations spread evenly over the data set, as export needs them for int8 and parity."""
     rows = np.unique(np.linspace(0, len(dataset) - 1, samples).round().astype(np.int64))
     return RawBatch(
-        dataset.state.numpy()[rows], {name: frames.numpy()[rows] for name, frames in dataset.images.items()}
+        dataset.state.numpy()[rows], {name: dataset.picture(name, rows).numpy() for name in dataset.sizes}
     )
 
 

@@ -24,18 +24,22 @@ class DataConfig(_Frozen):
     ``image_size`` (height, width) px resizes frames when set. ``max_gap_ticks``: a step whose
     successor is later than this many ticks is a gap; ``gaps`` says whether a gap is refused or
     splits the episode. ``max_frame_age_ticks`` is how old the newest frame of a tick may be.
-    ``ram_gib``: image arrays larger than this go to a memory-mapped file in ``scratch``.
+    Pictures are decoded before training when they fit into ``ram_gib``. A larger set is decoded while
+    training asks for it, and kept in folder ``scratch``, if given, of which all runs together use at most
+    ``cache_gib``. ``decode_threads`` prepare batches ahead. A sample shows ``history`` observations.
     """
 
     cameras: tuple[str, ...] = ()
     image_size: tuple[int, int] | None = None
-    gaps: Literal["refuse", "split"] = "refuse"
+    gaps: Literal["refuse", "split", "accept"] = "refuse"
     max_gap_ticks: float = Field(default=1.5, gt=1.0, le=100.0)
     max_frame_age_ticks: float = Field(default=3.0, gt=0.0, le=100.0)
     pause_rad: float = Field(default=1e-4, ge=0.0, le=0.1)
     pause_s: float = Field(default=1.0, gt=0.0, le=60.0)
     ram_gib: float = Field(default=6.0, gt=0.0, le=1024.0)
     scratch: Path | None = None
+    cache_gib: float = Field(default=20.0, gt=0.0, le=100_000.0)
+    history: int = Field(default=1, ge=1, le=64)
     decode_threads: int = Field(default=2, ge=1, le=64)
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 import torch
 
 from learner.config import FinetuneConfig
-from learner.data import Batch, Dataset, Part, Samples
+from learner.data import Dataset
 from learner.device import pick_device, use_bf16
 from learner.errors import DataError
+from learner.loader.batch import I64, Batch, Rows, Samples, Window, collect
+from learner.loader.sampler import Part
 from learner.train import Progress, Teacher, Trainer, TrainResult
 from policies.act import ACT
 from policies.config import NormStats
@@ -77,22 +79,21 @@ class Joined:
     def __init__(self, first: Dataset, second: Dataset) -> None:
         self._first = first
         self._second = second
+        self.sizes = first.sizes
+        self.state_dim, self.action_dim = first.state_dim, first.action_dim
 
     def __len__(self) -> int:
         return len(self._first) + len(self._second)
 
-    def batch(self, indices: torch.Tensor, chunk: int, base: torch.Tensor | None = None) -> Batch:
-        """As `Dataset.batch`; the indices of the first data set must come first."""
-        split = int((indices < len(self._first)).sum())
-        a = self._first.batch(indices[:split], chunk)
-        b = self._second.batch(indices[split:] - len(self._first), chunk)
-        return Batch(
-            state=torch.cat([a.state, b.state]),
-            images={k: torch.cat([a.images[k], b.images[k]]) for k in a.images},
-            actions=torch.cat([a.actions, b.actions]),
-            is_pad=torch.cat([a.is_pad, b.is_pad]),
-            base=torch.arange(len(indices)) < split if base is None else base,
-        )
+    def fill(self, rows: Rows, at: I64, indices: I64) -> None:
+        """As `learner.loader.batch.Samples.fill`."""
+        own = indices < len(self._first)
+        self._first.fill(rows, at[own], indices[own])
+        self._second.fill(rows, at[~own], indices[~own] - len(self._first))
+
+    def batch(self, indices: torch.Tensor, chunk: int) -> Batch:
+        """As `Dataset.batch`; ``base`` marks the samples of the first."""
+        return collect(self, indices.numpy(), Window(chunk), indices < len(self._first))
 
 
 @torch.no_grad()
@@ -120,10 +121,10 @@ def champion_actions(champion: ACT, stats: NormStats, base: Dataset, config: Fin
 def _check_fits(model: ACT, data: Dataset, what: str) -> None:
     config = model.config
     cameras = {c.name: (c.height, c.width) for c in config.cameras}
-    have = {k: tuple(v.shape[1:3]) for k, v in data.images.items()}
-    if data.state.shape[1] != config.state_dim or data.action.shape[1] != config.action_dim:
+    have = dict(data.sizes)
+    if data.state_dim != config.state_dim or data.action_dim != config.action_dim:
         raise DataError(
-            f"{what} have {data.state.shape[1]} states and {data.action.shape[1]} actions, the champion "
+            f"{what} have {data.state_dim} states and {data.action_dim} actions, the champion "
             f"takes {config.state_dim} and {config.action_dim}",
             "select episodes of the champion's robot",
         )

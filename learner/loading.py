@@ -6,34 +6,30 @@ Only the frames of steps that are kept are decoded, straight into their place.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from episodes.errors import StoreError
-from episodes.reader import Episode, decode_jpeg
+from episodes.reader import Episode
 from learner.config import DataConfig
-from learner.data import (
-    F32,
-    I64,
-    SOURCE_INTERVENTION,
-    SOURCE_TELEOP,
-    U8,
-    Dataset,
-    Mask,
-    allocate_images,
-    cut_segments,
-)
+from learner.data import SOURCE_INTERVENTION, SOURCE_TELEOP, Dataset, cut_segments
 from learner.errors import DataError
+from learner.loader.batch import F32, I64, U8, Mask
+from learner.loader.cache import DecodedCache
+from learner.loader.pictures import CachedPictures, HeldPictures, Pictures, StoredPictures
+from learner.loader.table import Table, TablePart, lay_out
 
 log = logging.getLogger(__name__)
 
 # A frame stamped this little after its tick still belongs to it: both are stamped by different threads.
 _STAMP_SLACK_NS = 1_000_000
+
+
+_TELL = "leave it out, or set gaps to split"
 
 
 class ReadableStore(Protocol):
@@ -48,7 +44,8 @@ class ReadableStore(Protocol):
 class Steps:
     """The low-dimensional part of one episode, cut into segments of step indices.
 
-    ``frame`` int64 per camera gives the newest frame of each step.
+    ``frame`` int64 per camera gives the newest frame of each step. A step at ``breaks`` does not directly
+    follow the one before, or one of the two has an outdated picture.
     """
 
     episode: Episode
@@ -57,6 +54,7 @@ class Steps:
     source: U8
     clone: Mask
     segments: list[I64]
+    breaks: I64
     frame: dict[str, I64]
 
     @property
@@ -102,21 +100,38 @@ def read_steps(episode: Episode, config: DataConfig, trim: bool) -> Steps:
     breaks = np.flatnonzero(np.diff(clock) > config.max_gap_ticks * tick_ns) + 1
     source, clone = clone_mask(episode, clock)
     frame: dict[str, I64] = {}
+    outdated = np.zeros(len(clock), bool)
     for camera in config.cameras or episode.cameras:
-        frame[camera], stale = _align(episode, camera, clock, config.max_frame_age_ticks * tick_ns)
-        if stale.any() and config.gaps == "refuse":
+        frame[camera], late = _align(episode, camera, clock, config.max_frame_age_ticks * tick_ns)
+        if late.any() and config.gaps == "refuse":
             raise DataError(
-                f"episode {episode.id}: {int(stale.sum())} steps without a fresh frame of camera {camera}",
-                "leave it out, or set gaps to split",
+                f"episode {episode.id}: {int(late.sum())} steps without a fresh frame of camera {camera}, "
+                f"the first is step {int(np.flatnonzero(late)[0])}",
+                _TELL,
             )
-        clone &= ~stale
-    if len(breaks) and config.gaps == "refuse":
-        raise DataError(
-            f"episode {episode.id} has {len(breaks)} gaps, the first after step {int(breaks[0]) - 1}",
-            "leave it out, or set gaps to split",
-        )
+        outdated |= late
+    if config.gaps == "refuse":
+        _refuse_gaps(episode, breaks, frame)
+    if config.gaps == "accept":
+        breaks, outdated = breaks[:0], np.zeros(len(clock), bool)
+    clone &= ~outdated
     segments = cut_segments(state, action, clone, [int(b) for b in breaks], episode.meta.fps, config, trim)
-    return Steps(episode, state, action, source, clone, segments, frame)
+    edges = np.flatnonzero(np.diff(outdated.astype(np.int8))) + 1
+    return Steps(episode, state, action, source, clone, segments, np.union1d(breaks, edges), frame)
+
+
+def _refuse_gaps(episode: Episode, breaks: I64, frame: Mapping[str, I64]) -> None:
+    """Raises DataError for a step that is missing, or samples that the recorder says it dropped."""
+    if len(breaks):
+        raise DataError(
+            f"episode {episode.id} has {len(breaks)} gaps, the first after step {int(breaks[0]) - 1}", _TELL
+        )
+    for name in ("observation.state", "action", *frame):
+        if name in episode.meta.drops:
+            raise DataError(
+                f"episode {episode.id}: the recorder dropped {episode.meta.drops[name].count} of {name}",
+                _TELL,
+            )
 
 
 def clone_mask(episode: Episode, clock: I64) -> tuple[U8, Mask]:
@@ -148,60 +163,82 @@ def _stream(episode: Episode, name: str) -> F32:
 
 
 def _align(episode: Episode, camera: str, clock: I64, max_age_ns: float) -> tuple[I64, Mask]:
-    """(newest frame of each step int64 (n,), steps whose newest frame is too old bool (n,))."""
+    """(newest frame of each step int64 (n,), steps for which it is outdated bool (n,)).
+
+    Outdated: older than ``max_age_ns``, or one that came after it was lost and should have been there by
+    then. When that was is told by the sequence numbers, a camera that always skips as many as another's
+    own pace.
+    """
     if camera not in episode.cameras:
         raise DataError(
             f"episode {episode.id} has no camera {camera}; it has {', '.join(episode.cameras) or 'none'}",
             "choose other cameras",
         )
-    stamps = episode.frames(camera).t_ns
+    frames = episode.frames(camera)
+    stamps = frames.t_ns
     if len(stamps) == 0:
         raise DataError(f"episode {episode.id} has no frame of camera {camera}", "leave it out")
     newest = np.searchsorted(stamps, clock + _STAMP_SLACK_NS, side="right") - 1
     newest = np.maximum(newest, 0).astype(np.int64)
-    return newest, np.abs(clock - stamps[newest]) > max_age_ns
+    late = np.abs(clock - stamps[newest]) > max_age_ns
+    if len(stamps) > 1:
+        skipped = np.diff(frames.seq)
+        pace = max(1, int(np.median(skipped)))
+        due = stamps[:-1] + np.diff(stamps) * (pace / np.maximum(skipped, 1))
+        due[skipped <= pace] = np.iinfo(np.int64).max
+        late |= np.append(due, np.inf)[newest] <= clock + _STAMP_SLACK_NS
+    return newest, late
 
 
 def _assemble(parts: Sequence[Steps], config: DataConfig) -> Dataset:
-    cameras = list(parts[0].frame)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for camera in cameras:
-        described = parts[0].episode.meta.cameras[camera]
-        shapes[camera] = (*(config.image_size or (described.height, described.width)), 3)
-    total = sum(len(p.kept) for p in parts)
-    images = allocate_images(total, shapes, config)
     first = parts[0]
-    at = 0
-    with ThreadPoolExecutor(config.decode_threads) as pool:
-        for part in parts:
-            if (part.state.shape[1], part.action.shape[1]) != (first.state.shape[1], first.action.shape[1]):
+    cameras = tuple(first.frame)
+    sizes: dict[str, tuple[int, int]] = {}
+    for part in parts:
+        if (part.state.shape[1], part.action.shape[1]) != (first.state.shape[1], first.action.shape[1]):
+            raise DataError(
+                f"episode {part.episode.id} has other joints than {first.episode.id}", "select one robot"
+            )
+        for camera in cameras:
+            if camera not in part.frame:
+                raise DataError(f"episode {part.episode.id} has no camera {camera}", "choose other cameras")
+            described = part.episode.meta.cameras[camera]
+            stored = (described.height, described.width)
+            if sizes.setdefault(camera, config.image_size or stored) != (config.image_size or stored):
                 raise DataError(
-                    f"episode {part.episode.id} has other joints than {first.episode.id}", "select one robot"
+                    f"camera {camera} of episode {part.episode.id} has {stored} pixels, of "
+                    f"{first.episode.id} {sizes[camera]}",
+                    "set image_size",
                 )
-            for camera in cameras:
-                _decode_into(images[camera], at, part, camera, pool)
-            at += len(part.kept)
-    return Dataset(
-        np.concatenate([p.state[p.kept] for p in parts]),
-        np.concatenate([p.action[p.kept] for p in parts]),
-        images,
-        [len(s) for p in parts for s in p.segments],
-        [p.episode.id for p in parts for _ in p.segments],
-    )
+    table = lay_out(
+        [
+            TablePart(
+                p.episode.id, p.state, p.action, p.segments, p.frame, p.breaks,
+                {camera: p.episode.meta.cameras[camera].frames for camera in cameras},
+            )
+            for p in parts
+        ]
+    )  # fmt: skip
+    source = StoredPictures([p.episode for p in parts], sizes)
+    return Dataset(table, choose_pictures(source, table, config))
 
 
-def _decode_into(out: U8, at: int, part: Steps, camera: str, pool: ThreadPoolExecutor) -> None:
-    if camera not in part.frame:
-        raise DataError(f"episode {part.episode.id} has no camera {camera}", "choose other cameras")
-    frames = part.frame[camera][part.kept]
-    jpegs = part.episode.frames(camera).jpegs()
-    height, width = out.shape[1:3]
+def choose_pictures(source: StoredPictures, table: Table, config: DataConfig) -> Pictures:
+    """Held in memory when they fit; else decoded when asked for, through the cache if there is one."""
+    seen = table.row if config.history == 1 else _with_history(table, config.history)
+    numbers = {camera: np.unique(of[seen]) for camera, of in table.picture.items()}
+    wanted = sum(len(n) * math.prod(source.sizes[c]) * 3 for c, n in numbers.items())
+    if wanted <= config.ram_gib * 2**30:
+        return HeldPictures.filled(source, numbers, config.decode_threads)
+    if config.scratch is None:
+        log.info("data.decoded_when_asked_for gib=%.1f", wanted / 2**30)
+        return source
+    cached = CachedPictures(source, DecodedCache(config.scratch, int(config.cache_gib * 2**30)))
+    log.info("data.cached gib=%.1f share=%.2f folder=%s", wanted / 2**30, cached.share, config.scratch)
+    return cached
 
-    def decode(row: int) -> None:
-        image = decode_jpeg(jpegs[int(frames[row])])
-        if image.shape[:2] != (height, width):
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        out[at + row] = image
 
-    for _ in pool.map(decode, range(len(frames))):
-        pass
+def _with_history(table: Table, history: int) -> I64:
+    """Every observation that a sample or its history shows."""
+    past = table.row[:, None] + np.arange(1 - history, 1)
+    return np.unique(np.maximum(past, table.first[table.row][:, None]))

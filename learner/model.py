@@ -24,11 +24,11 @@ def act_config(dataset: Dataset, config: ModelConfig) -> ACTConfig:
     """
     try:
         cameras = tuple(
-            CameraShape(name=name, height=frames.shape[1], width=frames.shape[2])
-            for name, frames in dataset.images.items()
+            CameraShape(name=name, height=height, width=width)
+            for name, (height, width) in dataset.sizes.items()
         )
         build = act_small if config.preset == "small" else act_full
-        preset = build(cameras, dataset.state.shape[1], dataset.action.shape[1])
+        preset = build(cameras, dataset.state_dim, dataset.action_dim)
         return ACTConfig.model_validate({**preset.model_dump(), **config.overrides})
     except ValidationError as error:
         first = error.errors()[0]
@@ -48,9 +48,10 @@ def build_model(config: ACTConfig, seed: int) -> ACT:
 def norm_stats(dataset: Dataset) -> NormStats:
     """Mean and standard deviation of state, action (raw units) and image channels (RGB in 0…1)."""
     images: dict[str, FeatureStats] = {}
-    for name, frames in dataset.images.items():
-        rows = torch.linspace(0, len(frames) - 1, min(len(frames), _IMAGE_SAMPLES)).long().unique()
-        images[name] = _floored(feature_stats(frames[rows].float() / 255.0))
+    count = len(dataset)
+    rows = torch.linspace(0, count - 1, min(count, _IMAGE_SAMPLES)).long().unique()
+    for name in dataset.sizes:
+        images[name] = _floored(feature_stats(dataset.picture(name, rows.numpy()).float() / 255.0))
     return NormStats(
         state=_floored(feature_stats(dataset.state)),
         action=_floored(feature_stats(dataset.action)),

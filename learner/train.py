@@ -20,10 +20,13 @@ import torch
 from learner.average import WeightAverage, batchnorms
 from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.config import TrainConfig
-from learner.data import Batch, Dataset, Part, Sampler, Samples
+from learner.data import Dataset
 from learner.device import pick_device, use_bf16
 from learner.errors import CheckpointError, DivergedError, StoppedError
 from learner.images import jitter
+from learner.loader.batch import Batch, Samples, Window
+from learner.loader.loader import Loader
+from learner.loader.sampler import Part, Sampler
 from learner.model import act_config, build_model, norm_stats
 from policies.act import ACT
 from policies.config import NormStats
@@ -41,13 +44,17 @@ Stop = Callable[[], bool]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """``model`` holds the averaged weights in eval mode; ``losses`` are (step, mean loss) pairs."""
+    """``model`` holds the averaged weights in eval mode; ``losses`` are (step, mean loss) pairs.
+
+    ``waiting`` is the share of the time that training waited for data.
+    """
 
     model: ACT
     normaliser: Normaliser
     losses: tuple[tuple[int, float], ...]
     seconds: float
     samples_per_s: float
+    waiting: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,9 @@ class Trainer:
         self.average = WeightAverage(self.model, config.ema)
         self.dataset = dataset
         self.sampler = Sampler(parts, config.seed)
+        self.loader = Loader(
+            dataset, self.sampler, Window(model.config.chunk), threads=config.data.decode_threads
+        )
         self.teacher = teacher
         self.optimizer = _optimizer(self.model, config)
         self._generator = torch.Generator()
@@ -128,7 +138,7 @@ class Trainer:
         losses: list[tuple[int, float]] = []
         started, total, since = time.monotonic(), 0.0, 0
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with self.loader, torch.random.fork_rng(devices=devices):
             for step in range(first, config.steps):
                 total += self.step(step)
                 since += 1
@@ -143,19 +153,19 @@ class Trainer:
                 if stop is not None and done < config.steps and stop():
                     self._leave(folder, done)
             seconds = time.monotonic() - started
+            waiting = self.loader.waited_s / seconds if seconds > 0 else 0.0
             self._estimate_batchnorm()
         rate = (config.steps - first) * self.sampler.batch / seconds if seconds > 0 else 0.0
-        log.info("training.done steps=%d samples_per_s=%.0f", config.steps, rate)
-        return TrainResult(self.average.model, self.normaliser, tuple(losses), seconds, rate)
+        log.info("training.done steps=%d samples_per_s=%.0f waiting=%.4f", config.steps, rate, waiting)
+        return TrainResult(self.average.model, self.normaliser, tuple(losses), seconds, rate, waiting)
 
     def step(self, step: int) -> float:
         """One optimiser step, number ``step`` from 0. Returns the loss. Raises DivergedError."""
         torch.manual_seed(_mix(self.config.seed, step))
         self._generator.manual_seed(_mix(self.config.seed + 1, step))
-        indices = self.sampler.indices(step)
-        batch = self.dataset.batch(indices, self.model.config.chunk, self.sampler.base())
+        batch = self.loader.batch(step)
         self.model.train()
-        loss = self._loss(batch, indices)
+        loss = self._loss(batch, self.sampler.indices(step))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -219,8 +229,7 @@ class Trainer:
             norm.momentum = None  # torch's spelling of a cumulative mean
             norm.train()
         for number in range(self.config.batchnorm_batches):
-            indices = self.sampler.indices(self.config.steps + number)
-            batch = self.dataset.batch(indices, model.config.chunk)
+            batch = self.loader.batch(self.config.steps + number)
             with self.autocast:
                 model(self.normaliser.state(batch.state.to(self.device)), self._images(batch, augment=False))
         for norm, momentum in zip(norms, momenta, strict=True):

@@ -41,7 +41,7 @@ def ask_server(address: str, store: Path, episode: str, step: int) -> dict[str, 
             session="ratchet model ask",
             tick=step,
             state=encode_tensor(data.state[step].numpy()),
-            images=[encode_image(c.name, data.images[c.name][step].numpy()) for c in manifest.cameras],
+            images=[encode_image(c.name, data.picture(c.name, [step])[0].numpy()) for c in manifest.cameras],
         )
         begin = time.perf_counter()
         answer = _call(stub.Infer, request, address)

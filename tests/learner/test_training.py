@@ -12,9 +12,10 @@ from learner_helpers import Shop, episode, tiny_config
 from learner.average import WeightAverage
 from learner.checkpoint import load_checkpoint
 from learner.config import JitterConfig, TrainConfig, load_config
-from learner.data import Dataset, Part
+from learner.data import Dataset
 from learner.errors import CheckpointError, ConfigError, DataError, DivergedError
 from learner.images import jitter
+from learner.loader.sampler import Part
 from learner.model import act_config, build_model, norm_stats
 from learner.offline import evaluate_offline
 from learner.train import Progress, Trainer, TrainResult, train
@@ -136,7 +137,7 @@ def test_a_damaged_checkpoint_is_one_line(dataset: Dataset, tmp_path: Path) -> N
 def test_batchnorm_statistics_are_those_of_the_averaged_weights(dataset: Dataset) -> None:
     result = train(dataset, tiny_config(steps=20, batchnorm_batches=24))
     first = result.model.backbone[0].bn1
-    frames = result.normaliser.image(0, dataset.images["front"])
+    frames = result.normaliser.image(0, dataset.picture("front"))
     with torch.no_grad():
         seen = result.model.backbone[0].conv1(frames)
     torch.testing.assert_close(first.running_mean, seen.mean(dim=(0, 2, 3)), rtol=0.1, atol=0.05)

@@ -1,0 +1,107 @@
+"""Batches made ahead by threads, handed out in order; and how long training waited for them.
+
+Which samples a batch holds is the sampler's business, and a pure function of the batch's number. So
+making batches ahead changes nothing about them, and resuming needs the number alone. Threads are
+enough: decoding and copying let go of the interpreter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from learner.loader.batch import Batch, Rows, Samples, Window
+from learner.loader.sampler import Sampler, check_state
+
+_AHEAD = 2  # batches: one that is ready, one in the making
+
+
+class Loader:
+    """Batches of ``samples`` as ``sampler`` says, ``ahead`` of them made before they are asked for.
+
+    Iterating goes on without end from batch ``step``. `close` it, or use ``with``.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        sampler: Sampler,
+        window: Window,
+        *,
+        threads: int = 2,
+        ahead: int = _AHEAD,
+    ) -> None:
+        self.step = 0
+        self.waited_s = 0.0
+        self._samples = samples
+        self._sampler = sampler
+        self._window = window
+        self._threads = threads
+        self._ahead = ahead
+        self._pool = ThreadPoolExecutor(threads, "loader")
+        self._coming: deque[tuple[int, Rows, list[Future[None]]]] = deque()
+
+    def batch(self, step: int) -> Batch:
+        """Batch number ``step``; the ones behind it are begun. Raises DataError.
+
+        Asked for in order they are there already. The time spent waiting adds up in ``waited_s``.
+        """
+        if not self._coming or self._coming[0][0] != step:
+            self._abandon()
+        self._begin_to(step)
+        _, rows, parts = self._coming.popleft()
+        began = time.perf_counter()
+        for part in parts:
+            part.result()
+        self.waited_s += time.perf_counter() - began
+        self.step = step + 1
+        self._begin_to(step + 1)
+        return rows.batch(self._sampler.base(step))
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            yield self.batch(self.step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where iterating is: plain values."""
+        return {"step": self.step, "fingerprint": self._sampler.fingerprint}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken, to the bit. Raises DataError for another mix or seed."""
+        self.step = check_state(state, self._sampler.fingerprint)
+
+    def close(self) -> None:
+        """End the threads. Safe twice."""
+        self._abandon()
+        self._pool.shutdown()
+
+    def _begin_to(self, first: int) -> None:
+        """Begin batches until ``ahead`` are under way, the first of them number ``first``."""
+        step = self._coming[-1][0] + 1 if self._coming else first
+        while len(self._coming) < self._ahead:
+            indices = self._sampler.indices(step).numpy()
+            rows = Rows.empty(len(indices), self._samples, self._window)
+            at = np.array_split(np.arange(len(indices)), min(self._threads, len(indices)))
+            parts = [self._pool.submit(self._samples.fill, rows, some, indices[some]) for some in at]
+            self._coming.append((step, rows, parts))
+            step += 1
+
+    def _abandon(self) -> None:
+        for _, _, parts in self._coming:
+            for part in parts:
+                part.cancel()
+        self._coming.clear()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
