@@ -102,11 +102,11 @@ class ControlLoop:
                 wake = await timer.next()
                 self._tick(wake)
                 end_ns = time.monotonic_ns()
-                if self.log is not None:
-                    recording = self._recorder.running is not None
-                    self.log.end(self.ticks - 1, wake, timer.cause, end_ns, recording)
+                collected_ns = 0
                 if self.collector is not None:
-                    self.collector.between(end_ns, timer.pacer.next_ns)
+                    collected_ns = self.collector.between(end_ns, timer.pacer.next_ns)
+                if self.log is not None:
+                    self.log.end(self.ticks - 1, wake, timer.cause, end_ns, collected_ns)
 
     def _tick(self, wake: Wake) -> None:
         """One control tick."""

@@ -24,16 +24,16 @@ TICK = np.dtype(
         ("skipped", "<i8"),
         ("cause", "S12"),
         ("exec_ns", "<i8"),
+        ("collected_ns", "<i8"),
         ("source", "u1"),
-        ("recording", "?"),
         ("frame_ns", "<i8"),
         ("command_seq", "<i8"),
         ("chunk_tick", "<i8"),
     ]
 )
-"""One tick: when it was due, how late it began and why (``TickTimer.cause``), how long it took, the stamp
-of the newest frame it saw (−1: none), the waypoint it sent (−1: none), and the tick whose observation the
-chunk being played was computed from (−1: none)."""
+"""One tick: when it was due, how late it began and why (``TickTimer.cause``), how long it took, how long
+a full collection after it took (0: none), the stamp of the newest frame it saw (−1: none), the waypoint
+it sent (−1: none), and the tick whose observation the chunk being played was computed from (−1: none)."""
 
 
 class Samples:
@@ -124,10 +124,10 @@ class TickLog:
             if playing is not None and sent.source is Source.POLICY:
                 record["chunk_tick"] = playing.start_tick
 
-    def end(self, tick: int, wake: Wake, cause: str, end_ns: int, recording: bool) -> None:
+    def end(self, tick: int, wake: Wake, cause: str, end_ns: int, collected_ns: int) -> None:
         """The tick is over: publish it."""
         record = self._ring.record
-        record["tick"], record["recording"] = tick, recording
+        record["tick"], record["collected_ns"] = tick, collected_ns
         record["deadline_ns"], record["late_ns"], record["skipped"] = wake
         record["cause"] = cause.encode()
         record["exec_ns"] = end_ns - wake.deadline_ns - wake.late_ns

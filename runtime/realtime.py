@@ -105,23 +105,22 @@ class IdleCollector:
         self._every_ns = every_ns
         self._full_ns = time.monotonic_ns()
         self._took_ns = 0
-        self.collections = 0
 
-    def between(self, now_ns: int, deadline_ns: int) -> None:
-        """A tick is over at ``now_ns``, the next is due at ``deadline_ns``."""
+    def between(self, now_ns: int, deadline_ns: int) -> int:
+        """A tick is over at ``now_ns``, the next is due at ``deadline_ns``; ns that a full collection took."""
         room_ns = (deadline_ns - now_ns) // 2
         if now_ns - self._full_ns < self._every_ns:
             if gc.get_count()[0] > _YOUNG and room_ns > _YOUNG_NS:
                 gc.collect(1)
-            return
+            return 0
         if self._took_ns > room_ns:
             if now_ns - self._full_ns < 2 * self._every_ns:
-                return  # a longer pause may come
+                return 0  # a longer pause may come
             gc.freeze()
         gc.collect()
         self._full_ns = time.monotonic_ns()
         self._took_ns = self._full_ns - now_ns
-        self.collections += 1
+        return self._took_ns
 
 
 def _pin(cpus: Iterable[int]) -> Measure:

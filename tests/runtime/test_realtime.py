@@ -159,8 +159,8 @@ def test_every_tick_is_logged_as_it_was(tmp_path: Path) -> None:
     seen = Observation(tick=7, t_ns=20, joints=joints, goal=np.zeros(6), frames=frames)
     chunk = ActionChunk(np.zeros((4, 6), np.float32), 4, 1, "v", 1, 1.0)
     log.decided(seen, Waypoint(np.zeros(6), 0, 0, Source.POLICY, 42), chunk)
-    log.end(7, Wake(100, 3, 1), "queue", 150, recording=True)
-    log.end(8, Wake(200, 0, 0), "", 201, recording=False)
+    log.end(7, Wake(100, 3, 1), "queue", 150, 0)
+    log.end(8, Wake(200, 0, 0), "", 201, 5)
     _, (first, second) = reader.since(-1)
     assert [first[n] for n in ("tick", "deadline_ns", "late_ns", "skipped", "exec_ns")] == [7, 100, 3, 1, 47]
     assert [first[n] for n in ("frame_ns", "command_seq", "chunk_tick", "source")] == [
@@ -170,5 +170,5 @@ def test_every_tick_is_logged_as_it_was(tmp_path: Path) -> None:
         Source.POLICY,
     ]
     assert first["cause"] == b"queue"
-    assert first["recording"]
+    assert (first["collected_ns"], second["collected_ns"]) == (0, 5)
     assert [second[n] for n in ("tick", "frame_ns", "command_seq", "chunk_tick")] == [8, -1, -1, -1]

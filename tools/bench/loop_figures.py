@@ -46,6 +46,8 @@ def timing(seen: Seen, seconds: float) -> dict[str, Any]:
         "late_causes": late_causes(ticks),
         "exec_ms_p50": quantile(_ms(ticks["exec_ns"]), 50),
         "exec_ms_p99": quantile(_ms(ticks["exec_ns"]), 99),
+        "collections": int((ticks["collected_ns"] > 0).sum()),
+        "collection_ms_max": round(max(_ms(ticks["collected_ns"]), default=0.0), 4),
         "bus_hz": round(len(seen.cycle_ns) / seconds, 2),
         "bus_late_ms_p99": quantile(cycle_late, 99),
         "bus_late_ms_max": round(max(cycle_late, default=0.0), 4),
