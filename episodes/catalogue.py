@@ -11,11 +11,12 @@ import sqlite3
 import threading
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from episodes.errors import DiskFullError, StoreError, StoreFormatError
 from episodes.marker import Marker
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 EPISODE_COLUMNS: dict[str, str] = {
     "id": "TEXT PRIMARY KEY",
@@ -44,11 +45,13 @@ EPISODE_COLUMNS: dict[str, str] = {
     "source": "TEXT",
     "provenance": "TEXT",
     "durable": "INTEGER",
+    "synced": "TEXT",
 }
 """Columns of table ``episodes``. ``flags`` and ``interventions`` are counts, ``missing`` counts skipped
 sequence numbers over all streams and cameras, ``dropped`` samples lost to a full queue, ``cameras`` is a
 comma-separated list, ``source`` identifies an imported episode, ``provenance`` is JSON, ``digest`` the
-content digest of the episode's files, ``durable`` 0 while its files may still be in the page cache."""
+content digest of the episode's files, ``durable`` 0 while its files may still be in the page cache,
+``synced`` where a checked copy of it is (NULL: nowhere)."""
 
 FLAG_COLUMNS = {
     "episode_id": "TEXT",
@@ -104,6 +107,10 @@ class Catalogue:
                     fields = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
                     self._db.execute(f"CREATE TABLE IF NOT EXISTS {table} ({fields})")
                 self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        elif version == 1 and not readonly:
+            with self._transaction():
+                self._db.execute("ALTER TABLE episodes ADD COLUMN synced TEXT")
+                self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"schema {version}, expected {SCHEMA_VERSION}")
         self._db.execute("SELECT count(*), max(digest) FROM episodes").fetchone()
@@ -146,6 +153,10 @@ class Catalogue:
         flags = [(meta.id, f.kind, f.start_ns, f.end_ns, f.score, json.dumps(f.evidence)) for f in meta.flags]
         spans = [(meta.id, i.start_ns, i.end_ns, i.by) for i in meta.interventions]
         with self._lock, self._guarded(), self._transaction():
+            before = self._db.execute(
+                "SELECT synced FROM episodes WHERE id = ? AND digest = ?", (meta.id, row["digest"])
+            ).fetchone()
+            row["synced"] = before[0] if before else None
             self._delete(meta.id)
             marks = ", ".join("?" * len(EPISODE_COLUMNS))
             self._db.execute(f"INSERT INTO episodes VALUES ({marks})", [row[c] for c in EPISODE_COLUMNS])
@@ -171,6 +182,13 @@ class Catalogue:
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
             self._db.execute("PRAGMA synchronous=NORMAL")
 
+    def mark_synced(self, episode_id: str, digest: str, where: str) -> None:
+        """A checked copy of the episode with this content is at ``where``."""
+        with self._lock, self._guarded(), self._transaction():
+            self._db.execute(
+                "UPDATE episodes SET synced = ? WHERE id = ? AND digest = ?", (where, episode_id, digest)
+            )
+
     def ids(self) -> dict[str, tuple[str, bool]]:
         """id → (content digest, durable) of every row, oldest first."""
         with self._lock, self._guarded():
@@ -178,6 +196,11 @@ class Catalogue:
                 "SELECT id, digest, durable FROM episodes ORDER BY started_wall, id"
             ).fetchall()
         return {i: (digest, bool(durable)) for i, digest, durable in found}
+
+    def select(self, sql: str) -> list[tuple[Any, ...]]:
+        """The rows of a SELECT of ours, in SQLite's words. Users ask by `EpisodeStore.query`."""
+        with self._lock, self._guarded():
+            return self._db.execute(sql).fetchall()
 
     def rows(self, table: str) -> list[tuple[object, ...]]:
         """All rows of a table, in the order of its columns in ``TABLES``."""

@@ -63,9 +63,18 @@ class PolicyConfig(_Frozen):
 
 
 class StoreConfig(_Frozen):
-    """Where episodes go."""
+    """Where episodes go, how their pictures are kept, and how much of the disk they may have.
+
+    ``budget_gb`` (10^9 bytes; None: all there is) deletes the oldest episodes that are synced and unflagged.
+    ``keep_last_s`` seconds are held in memory while nothing is recorded, so that a key can still keep them;
+    at most ``keep_last_mb``.
+    """
 
     path: Path = Path("/var/lib/ratchet/episodes")
+    jpeg_quality: int = Field(default=95, ge=50, le=100)
+    budget_gb: float | None = Field(default=None, gt=0.0)
+    keep_last_s: float = Field(default=0.0, ge=0.0, le=300.0)
+    keep_last_mb: int = Field(default=256, ge=1, le=16_384)
 
 
 class RobotConfig(_Frozen):

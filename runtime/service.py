@@ -39,6 +39,7 @@ from runtime.recorder import EpisodeRecorder
 from runtime.remote.errors import RemoteError
 from runtime.remote.server import RemoteServer
 from runtime.robot import Robot
+from runtime.store_budget import keep_budget
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ _THRESHOLDS_RETRY_S = 1.0
 class _Parts:
     """What a running robot is made of."""
 
+    store: EpisodeStore
     follower: BusHandle
     leader: BusHandle | None
     cameras: CameraSet | None
@@ -127,7 +129,9 @@ async def _parts(config: RobotConfig, software: str) -> AsyncIterator[_Parts]:
         limits = {**_HEALTH_LIMITS_S, **{f"camera.{name}": 2.0 for name in config.cameras}}
         if leader is not None:
             limits["leader"] = 1.0
-        yield _Parts(follower, leader, cameras, policy, loop, robot, HealthBoard(limits, MonotonicClock()))
+        yield _Parts(
+            store, follower, leader, cameras, policy, loop, robot, HealthBoard(limits, MonotonicClock())
+        )
 
 
 async def _start_bus(
@@ -197,6 +201,8 @@ def _tasks(
         _follow_versions(parts),
         _announce(parts, server, notifier, ready),
     ]
+    if config.store.budget_gb is not None:
+        tasks.append(keep_budget(parts.store, round(config.store.budget_gb * 1e9)))
     if config.fleet is not None:
         agent = FleetAgent(
             config.fleet,

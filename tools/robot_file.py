@@ -64,6 +64,9 @@ address = "unix:/run/ratchet/policy.sock"   # where `ratchet serve` listens
 
 [store]
 path = "/var/lib/ratchet/episodes"
+# jpeg_quality = 95          # of the pictures kept
+# budget_gb = 50             # then the oldest go that are synced and unflagged, nothing else
+# keep_last_s = 10           # held in memory, for a key to keep although nothing was recorded
 
 # Who may connect: a unix socket (its group), or the network with certificates on both sides.
 [remote]

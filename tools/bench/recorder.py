@@ -50,7 +50,7 @@ class _Run:
         done = 0.0
         writer = self.store.begin(self.spec)
         for number, seconds in enumerate(lengths):
-            self._feed(writer, seconds, lambda s, before=done: update(before + s))  # type: ignore[misc]
+            self._feed(writer, seconds, lambda s, before=done: update(before + s))
             done += seconds
             began = time.perf_counter()
             self.refs.append(writer.end("success", "bench"))

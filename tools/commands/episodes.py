@@ -15,6 +15,8 @@ from episodes.reader import Episode
 from episodes.recovery import RecoveryReport
 from episodes.spec import EpisodeMeta, StreamMeta
 from episodes.store import EpisodeStore
+from tools.commands.episodes_prune import prune
+from tools.commands.episodes_sync import receive, sync
 from tools.console import disk_errors, say, show_fields, show_json, show_table
 from tools.finding import full_id
 from tools.options import PATH, ImageSize, Indices, json_flag, store_option
@@ -33,6 +35,10 @@ _LISTED = "id, task, kind, outcome, ticks, seconds, fps, robot, cameras, flags, 
 @click.group(epilog=EXAMPLES)
 def episodes() -> None:
     """List, show, verify, recover, query and import recorded episodes."""
+
+
+for _verb in (sync, receive, prune):
+    episodes.add_command(_verb)
 
 
 @episodes.command(epilog="\b\nExample:\n  ratchet episodes ls --store episodes --where \"kind = 'demo'\"")

@@ -1,0 +1,223 @@
+"""Copying published episodes into another store: resumable, checked by checksum, published by rename.
+
+The sender offers an episode's commit marker; the receiver answers how much of each file it has already.
+The rest follows in pieces. Then the receiver compares every file with the marker's digests, syncs,
+gives the episode its name and adds its catalogue row. Until then it lies in ``incoming/``, where an
+interrupted copy goes on the next time. Files that fail their checksum are sent once more, then refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from episodes.catalogue import Catalogue
+from episodes.errors import DamagedError, RecordingError
+from episodes.files import io_error
+from episodes.marker import MARKER_NAME, Marker, read_marker
+from episodes.store import EpisodeStore
+
+PIECE_BYTES = 1 << 20
+INCOMING = "incoming"
+
+
+class Link(Protocol):
+    """The other store. Methods raise StoreError."""
+
+    def offer(self, episode_id: str, marker: bytes) -> dict[str, int] | None:
+        """File → bytes that are there already; None when the episode is published there."""
+
+    def piece(self, episode_id: str, name: str, offset: int, data: bytes) -> None:
+        """The next bytes of a file."""
+
+    def commit(self, episode_id: str) -> list[str]:
+        """Check and publish; the files that failed their checksum and must be sent again."""
+
+
+class Receiver:
+    """The receiving end, on a store that is open for writing."""
+
+    def __init__(self, store: EpisodeStore) -> None:
+        self._store = store
+        self._offers: dict[str, tuple[Path, Marker]] = {}
+
+    def offer(self, episode_id: str, marker: bytes) -> dict[str, int] | None:
+        """See Link. Raises RecordingError when another episode has this id, DamagedError for a bad marker."""
+        _check_name(episode_id)
+        published = self._store.root / "episodes" / episode_id
+        folder = self._store.root / INCOMING / episode_id
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / MARKER_NAME).write_bytes(marker)
+            offered = read_marker(folder)
+            if offered.meta.id != episode_id or any(not _inside(name) for name in offered.files):
+                raise DamagedError(f"the marker offered for {episode_id} names other files")
+            if published.is_dir():
+                shutil.rmtree(folder)
+                if read_marker(published).content_digest() == offered.content_digest():
+                    return None
+                raise RecordingError(f"another episode {episode_id} is in {self._store.root}", "delete one")
+            sizes = {name: _size(folder / name, size) for name, (size, _) in offered.files.items()}
+        except OSError as error:
+            raise io_error(error, folder) from error
+        self._offers[episode_id] = (folder, offered)
+        return sizes
+
+    def piece(self, episode_id: str, name: str, offset: int, data: bytes) -> None:
+        """See Link."""
+        folder, marker = self._offered(episode_id)
+        if name not in marker.files or offset + len(data) > marker.files[name][0]:
+            raise RecordingError(f"{name} at {offset} does not belong to episode {episode_id}")
+        path = folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("r+b" if path.exists() else "wb") as file:
+                file.seek(offset)
+                file.write(data)
+        except OSError as error:
+            raise io_error(error, path) from error
+
+    def commit(self, episode_id: str) -> list[str]:
+        """See Link."""
+        folder, marker = self._offered(episode_id)
+        bad = [name for name, entry in marker.files.items() if not _matches(folder / name, *entry)]
+        target = self._store.root / "episodes" / episode_id
+        try:
+            for name in bad:
+                (folder / name).unlink(missing_ok=True)
+            if bad:
+                return bad
+            self._store.files.sync_filesystem(folder)
+            self._store.files.rename(folder, target)
+            self._store.files.sync_path(target.parent)
+        except OSError as error:
+            raise io_error(error, target) from error
+        self._store.catalogue.put(marker, durable=True)
+        del self._offers[episode_id]
+        return []
+
+    def _offered(self, episode_id: str) -> tuple[Path, Marker]:
+        try:
+            return self._offers[episode_id]
+        except KeyError:
+            raise RecordingError(f"episode {episode_id} was not offered") from None
+
+
+@dataclass(slots=True)
+class Copied:
+    """``sent`` were copied now, ``there`` already were; bytes sent, and bytes a former copy had left."""
+
+    sent: list[str] = field(default_factory=list)
+    there: list[str] = field(default_factory=list)
+    bytes: int = 0
+    resumed_bytes: int = 0
+
+
+def send(
+    root: Path,
+    ids: Iterable[str],
+    link: Link,
+    done: Callable[[str, str], None],
+    progress: Callable[[int], None] = lambda _: None,
+) -> Copied:
+    """Copy the episodes ``ids`` of the store at ``root``; ``done(id, digest)`` when a checked copy is there.
+
+    ``progress`` is called with the bytes sent so far. Works beside a recorder that writes this store.
+    Raises DamagedError when an episode here is not what was written, and what the link raises.
+    """
+    copied = Copied()
+    for episode_id in ids:
+        folder = root / "episodes" / episode_id
+        marker = read_marker(folder)
+        there = link.offer(episode_id, (folder / MARKER_NAME).read_bytes())
+        if there is None:
+            copied.there.append(episode_id)
+        else:
+            copied.resumed_bytes += sum(there.values())
+            _send_files(folder, marker, there, link, copied, progress)
+            again = link.commit(episode_id)
+            if again:
+                _send_files(folder, marker, dict.fromkeys(again, 0), link, copied, progress)
+                if bad := link.commit(episode_id):
+                    raise DamagedError(
+                        f"{folder / bad[0]} is damaged (its copy fails its checksum)",
+                        "run verify on both stores",
+                    )
+            copied.sent.append(episode_id)
+        done(episode_id, marker.content_digest())
+    return copied
+
+
+def _send_files(
+    folder: Path,
+    marker: Marker,
+    there: dict[str, int],
+    link: Link,
+    copied: Copied,
+    progress: Callable[[int], None],
+) -> None:
+    for name, offset in there.items():
+        size = marker.files[name][0]
+        try:
+            with (folder / name).open("rb") as file:
+                file.seek(offset)
+                while True:
+                    data = file.read(min(PIECE_BYTES, size - offset))
+                    if not data and (offset or size):
+                        break
+                    link.piece(folder.name, name, offset, data)
+                    if not data:
+                        break
+                    offset += len(data)
+                    copied.bytes += len(data)
+                    progress(copied.bytes)
+        except OSError as error:
+            raise DamagedError(f"{folder / name} cannot be read ({error.strerror})", "run verify") from error
+
+
+def mark_synced(root: Path, episode_id: str, digest: str, where: str) -> None:
+    """Note in the catalogue of the store at ``root`` that a checked copy is at ``where``.
+
+    SQLite lets this happen beside a live recorder. Raises StoreError.
+    """
+    catalogue = Catalogue(root / "catalogue.sqlite")
+    try:
+        catalogue.mark_synced(episode_id, digest, where)
+    finally:
+        catalogue.close()
+
+
+def _check_name(episode_id: str) -> None:
+    if not episode_id.replace("-", "").replace("_", "").isalnum():
+        raise RecordingError(f"{episode_id!r} is no episode's id")
+
+
+def _inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and name != MARKER_NAME
+
+
+def _size(path: Path, most: int) -> int:
+    """Bytes of a partial copy; one that is too long starts anew."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return 0
+    if size > most:
+        path.unlink()
+        return 0
+    return size
+
+
+def _matches(path: Path, size: int, digest: str) -> bool:
+    try:
+        if path.stat().st_size != size:
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == digest
+    except OSError:
+        return False

@@ -1,0 +1,108 @@
+"""`episodes.sync` between two processes: requests and answers over a pair of byte streams.
+
+A message is four bytes of length, a JSON object of that length, and as many bytes as its ``bytes`` says.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import IO, Any
+
+from episodes.errors import RecordingError, StoreError
+from episodes.sync import PIECE_BYTES, Receiver
+
+_LENGTH = struct.Struct(">I")
+_HEAD_LIMIT = 1 << 20
+_BODY_LIMIT = 64 << 20
+PROTOCOL = 1
+
+
+def write(stream: IO[bytes], head: dict[str, Any], body: bytes = b"") -> None:
+    """Send one message. Raises RecordingError when the other side is gone."""
+    text = json.dumps({**head, "bytes": len(body)}).encode()
+    try:
+        stream.write(_LENGTH.pack(len(text)) + text + body)
+        stream.flush()
+    except OSError as error:
+        raise RecordingError("the other side hung up", "run it again: it goes on where it was") from error
+
+
+def read(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
+    """The next message, or None at the end. Raises RecordingError for anything else."""
+    length = stream.read(_LENGTH.size)
+    if not length:
+        return None
+    try:
+        (size,) = _LENGTH.unpack(length)
+        if size > _HEAD_LIMIT:
+            raise ValueError("a message head too long")
+        head = json.loads(_exactly(stream, size))
+        body = int(head["bytes"])
+        if not 0 <= body <= _BODY_LIMIT:
+            raise ValueError("a message body too long")
+        return head, _exactly(stream, body)
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        raise RecordingError(
+            f"the other side does not speak `ratchet episodes sync` ({error})", "update ratchet there"
+        ) from error
+
+
+def _exactly(stream: IO[bytes], size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) != size:
+        raise ValueError("the message was cut short")
+    return data
+
+
+class RemoteLink:
+    """`Link` to a `serve_receiver` at the other end of two pipes."""
+
+    def __init__(self, read_from: IO[bytes], write_to: IO[bytes]) -> None:
+        self._in, self._out = read_from, write_to
+        if self._answer().get("protocol") != PROTOCOL:
+            raise RecordingError(
+                "the other side has another version of this protocol", "update ratchet there"
+            )
+
+    def offer(self, episode_id: str, marker: bytes) -> dict[str, int] | None:
+        """See Link."""
+        write(self._out, {"op": "offer", "id": episode_id}, marker)
+        sizes = self._answer()["sizes"]
+        return None if sizes is None else {str(name): int(size) for name, size in sizes.items()}
+
+    def piece(self, episode_id: str, name: str, offset: int, data: bytes) -> None:
+        """See Link; not answered, a failure comes with the commit."""
+        assert len(data) <= PIECE_BYTES
+        write(self._out, {"op": "piece", "id": episode_id, "name": name, "offset": offset}, data)
+
+    def commit(self, episode_id: str) -> list[str]:
+        """See Link."""
+        write(self._out, {"op": "commit", "id": episode_id})
+        return [str(name) for name in self._answer()["bad"]]
+
+    def _answer(self) -> dict[str, Any]:
+        message = read(self._in)
+        if message is None:
+            raise RecordingError("the other side hung up", "run it again: it goes on where it was")
+        if "error" in message[0]:
+            raise RecordingError(f"the other side: {message[0]['error']}")
+        return message[0]
+
+
+def serve_receiver(receiver: Receiver, read_from: IO[bytes], write_to: IO[bytes]) -> None:
+    """Answer a `RemoteLink` until it hangs up; the first error is reported and ends it."""
+    write(write_to, {"protocol": PROTOCOL})
+    try:
+        while (message := read(read_from)) is not None:
+            head, body = message
+            name = str(head.get("id"))
+            if head.get("op") == "offer":
+                write(write_to, {"sizes": receiver.offer(name, body)})
+            elif head.get("op") == "piece":
+                receiver.piece(name, str(head.get("name")), int(head.get("offset", 0)), body)
+            else:
+                write(write_to, {"bad": receiver.commit(name)})
+    except StoreError as error:
+        write(write_to, {"error": str(error)})
+        raise

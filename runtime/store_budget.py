@@ -1,0 +1,40 @@
+"""Keeping the episode store within its budget while the robot runs, beside everything else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from episodes.errors import StoreError
+from episodes.retention import prune
+from episodes.store import EpisodeStore
+
+log = logging.getLogger(__name__)
+
+PERIOD_S = 60.0
+
+
+async def keep_budget(store: EpisodeStore, budget_bytes: int, period_s: float = PERIOD_S) -> None:
+    """Every ``period_s``, delete what the budget asks for and retention allows; say what it cannot.
+
+    Runs until cancelled; trouble with the disk is logged and tried again.
+    """
+    said = 0
+    while True:
+        try:
+            result = await asyncio.to_thread(prune, store, budget_bytes)
+        except StoreError as error:
+            log.error("store.budget error=%s", error)
+        else:
+            if result.deleted:
+                log.info(
+                    "store.pruned episodes=%d bytes=%d", len(result.deleted), result.before - result.after
+                )
+            if result.over and result.over != said:
+                log.warning(
+                    "the store is %.2f GB over its budget; what is left is flagged or not synced: "
+                    "`ratchet episodes sync` it",
+                    result.over / 1e9,
+                )
+            said = result.over
+        await asyncio.sleep(period_s)

@@ -1,0 +1,189 @@
+"""Copies of episodes elsewhere: checked, resumed, marked; and what a budget may delete after that."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from episode_helpers import LOSSLESS, SPEC, record_episode, record_ticks
+
+from episodes.errors import DamagedError, RecordingError
+from episodes.retention import prune
+from episodes.store import EpisodeStore
+from episodes.sync import Copied, Receiver, mark_synced, send
+from runtime.store_budget import keep_budget
+from tools.commands.episodes import episodes
+
+
+def copy(source: EpisodeStore, target: EpisodeStore) -> Copied:
+    return send(
+        source.root,
+        source.ids(),
+        Receiver(target),
+        lambda name, digest: mark_synced(source.root, name, digest, str(target.root)),
+    )
+
+
+def synced(store: EpisodeStore) -> dict[str, str | None]:
+    return {row["id"]: row["synced"] for row in store.query("SELECT id, synced FROM episodes")}
+
+
+def test_a_copy_is_the_same_and_noted(store: EpisodeStore, tmp_path: Path) -> None:
+    ids = [record_episode(store, 20) for _ in range(2)]
+    with EpisodeStore.open(tmp_path / "other") as other:
+        copied = copy(store, other)
+        assert copied.sent == ids
+        assert other.verify().ok
+        assert [other.read(i).digest for i in ids] == [store.read(i).digest for i in ids]
+        assert list((other.root / "incoming").iterdir()) == []
+        again = copy(store, other)
+        assert (again.sent, again.there, again.bytes) == ([], ids, 0)
+    assert synced(store) == dict.fromkeys(ids, str(tmp_path / "other"))
+
+
+class CutLink(Receiver):
+    """A line that is cut after some pieces, in the middle of one."""
+
+    def __init__(self, store: EpisodeStore, pieces: int) -> None:
+        super().__init__(store)
+        self.left = pieces
+
+    def piece(self, episode_id: str, name: str, offset: int, data: bytes) -> None:
+        self.left -= 1
+        if self.left < 0:
+            super().piece(episode_id, name, offset, data[: len(data) // 2])
+            raise RecordingError("cut")
+        super().piece(episode_id, name, offset, data)
+
+
+@pytest.mark.parametrize("pieces", [0, 3, 11])
+def test_an_interrupted_copy_goes_on_where_it_was(store: EpisodeStore, tmp_path: Path, pieces: int) -> None:
+    name = record_episode(store, 20)
+    with EpisodeStore.open(tmp_path / "other") as other:
+        with pytest.raises(RecordingError, match="cut"):
+            send(store.root, [name], CutLink(other, pieces), lambda *_: pytest.fail("not there yet"))
+        assert other.ids() == []
+    with EpisodeStore.open(tmp_path / "other") as other:
+        copied = send(store.root, [name], Receiver(other), lambda *_: None)
+        assert copied.resumed_bytes > 0
+        files = store.read(name).marker.files
+        assert copied.bytes + copied.resumed_bytes == sum(size for size, _ in files.values())
+        assert other.verify().ok
+        assert other.ids() == [name]
+
+
+def test_what_was_torn_on_the_way_is_sent_again_and_what_is_damaged_here_is_refused(
+    store: EpisodeStore, tmp_path: Path
+) -> None:
+    name = record_episode(store, 20)
+    blob = "frames.front/0"
+    with EpisodeStore.open(tmp_path / "other") as other:
+        torn = other.root / "incoming" / name / blob
+        torn.parent.mkdir(parents=True)
+        torn.write_bytes(bytes(1000))  # its length survived a power cut, its bytes did not
+        assert send(store.root, [name], Receiver(other), lambda *_: None).sent == [name]
+        assert other.verify().ok
+    path = store.root / "episodes" / name / blob
+    data = bytearray(path.read_bytes())
+    data[50] ^= 1
+    path.write_bytes(data)
+    with EpisodeStore.open(tmp_path / "third") as third:
+        with pytest.raises(DamagedError, match="checksum"):
+            send(store.root, [name], Receiver(third), lambda *_: None)
+        assert third.ids() == []
+
+
+def test_an_offer_cannot_reach_outside_its_folder(store: EpisodeStore, tmp_path: Path) -> None:
+    name = record_episode(store, 3)
+    marker = (store.root / "episodes" / name / "episode.json").read_bytes()
+    receiver = Receiver(store)
+    with pytest.raises(RecordingError, match="no episode's id"):
+        receiver.offer("../../x", marker)
+    with EpisodeStore.open(tmp_path / "other") as other:
+        receiver = Receiver(other)
+        receiver.offer(name, marker)
+        with pytest.raises(RecordingError, match="does not belong"):
+            receiver.piece(name, "../../../x", 0, b"x")
+
+
+def test_over_a_shell_that_stands_in_for_ssh_while_the_source_records(
+    store: EpisodeStore, tmp_path: Path
+) -> None:
+    name = record_episode(store, 20)
+    writer = store.begin(SPEC, config=LOSSLESS)
+    record_ticks(writer, 3)
+    shell = tmp_path / "ssh"
+    root = Path(__file__).parents[2]
+    shell.write_text(f'#!/bin/sh\nshift 2\ncd {root} && exec {sys.executable} -m tools.cli "$@"\n')
+    shell.chmod(0o755)
+    target = tmp_path / "remote"
+    for words in ("1 episodes copied", "0 episodes copied"):
+        done = CliRunner().invoke(
+            episodes, ["sync", f"me@desk:{target}", "--store", str(store.root), "--ssh", str(shell)]
+        )
+        assert done.exit_code == 0, done.output
+        assert words in done.output
+    assert synced(store)[name] == f"me@desk:{target}"
+    writer.end("success").wait(30)
+    with EpisodeStore.open(target) as other:
+        assert other.ids() == [name]
+        assert other.verify().ok
+
+
+def test_a_budget_takes_the_oldest_that_are_synced_and_unflagged(store: EpisodeStore) -> None:
+    ids = [record_episode(store, 10, episode_id=f"e{i}") for i in range(4)]
+    writer = store.begin(SPEC, config=LOSSLESS, episode_id="flagged")
+    record_ticks(writer, 10)
+    writer.flag("stall", 0, 1, 1.0)
+    writer.end("success").wait(30)
+    everything = prune(store, 0)
+    assert everything.deleted == ()
+    assert everything.over == everything.before > 0
+    for name in ("e0", "e1", "e3", "flagged"):
+        mark_synced(store.root, name, store.read(name).digest, "elsewhere")
+    size = store.query("SELECT bytes AS n FROM episodes WHERE id = 'e0'")[0]["n"]
+    some = prune(store, everything.before - size, dry_run=True)
+    assert some.deleted == ("e0",)
+    assert store.ids() == [*ids, "flagged"]
+    assert prune(store, 0).deleted == ("e0", "e1", "e3")
+    assert store.ids() == ["e2", "flagged"]
+    assert store.verify().ok
+
+
+def test_a_note_about_other_content_does_not_count(store: EpisodeStore) -> None:
+    name = record_episode(store, 5)
+    mark_synced(store.root, name, "of another content", "elsewhere")
+    assert synced(store) == {name: None}
+
+
+def test_a_catalogue_of_the_first_version_gains_the_column(tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    with EpisodeStore.open(root) as store:
+        name = record_episode(store, 5)
+    with sqlite3.connect(root / "catalogue.sqlite") as db:
+        db.execute("ALTER TABLE episodes DROP COLUMN synced")
+        db.execute("PRAGMA user_version=1")
+    rows: list[dict[str, Any]]
+    with EpisodeStore.open(root) as store:
+        assert not store.recovery
+        rows = store.query("SELECT id, synced FROM episodes")
+    assert rows == [{"id": name, "synced": None}]
+
+
+async def test_a_running_service_keeps_its_budget(
+    store: EpisodeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [record_episode(store, 5, episode_id=f"e{i}") for i in range(2)]
+    mark_synced(store.root, "e0", store.read("e0").digest, "elsewhere")
+    task = asyncio.create_task(keep_budget(store, 1, period_s=0.01))
+    for _ in range(3000):
+        if store.ids() != names and "not synced" in caplog.text:
+            break
+        await asyncio.sleep(0.01)
+    task.cancel()
+    assert store.ids() == ["e1"]

@@ -1,0 +1,102 @@
+"""`ratchet episodes sync` and `receive`: copies of episodes on another disk or another machine."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from episodes.store import EpisodeStore
+from episodes.sync import Link, Receiver, mark_synced, send
+from episodes.wire import RemoteLink, serve_receiver
+from tools.console import disk_errors, say, show_json
+from tools.options import PATH, json_flag, store_option
+from tools.progress import bar
+
+_END_S = 30.0
+
+
+@click.command(
+    epilog="""
+\b
+Examples:
+  ratchet episodes sync /mnt/backup/episodes --store episodes
+  ratchet episodes sync me@desk:episodes --store /var/lib/ratchet/episodes --where "flagged = 1"
+"""
+)
+@click.argument("destination", metavar="DEST")
+@store_option
+@click.option("--where", default="true", help="SQL condition: which episodes.")
+@click.option("--ssh", default="ssh", show_default=True, help="The program that reaches user@host.")
+@click.option(
+    "--remote-ratchet", default="ratchet", show_default=True, help="What `ratchet` is called there."
+)
+@json_flag
+def sync(destination: str, store: Path, where: str, ssh: str, remote_ratchet: str, as_json: bool) -> None:
+    """Copy episodes into the store at DEST: a folder, or user@host:folder over ssh.
+
+    Every file is compared with its checksum on arrival before the episode counts as there; it is then
+    marked as synced here. Run again after an interruption it goes on where it was. Works while the robot
+    records.
+    """
+    with EpisodeStore.open(store, create=False, mode="r") as opened:
+        chosen = opened.select(where)
+        (row,) = opened.query(f"SELECT sum(bytes) AS total FROM episodes WHERE {where}")
+        total = int(row["total"] or 0)
+    with (
+        _link(destination, ssh, remote_ratchet) as link,
+        disk_errors(store),
+        bar("copying", total, "B") as update,
+    ):
+        copied = send(
+            store, chosen, link, lambda name, digest: mark_synced(store, name, digest, destination), update
+        )
+    if as_json:
+        show_json(
+            {
+                "sent": copied.sent,
+                "there": copied.there,
+                "bytes": copied.bytes,
+                "resumed_bytes": copied.resumed_bytes,
+            }
+        )
+    else:
+        click.echo(
+            f"{len(copied.sent)} episodes copied ({copied.bytes / 1e6:.1f} MB), "
+            f"{len(copied.there)} were there; {len(chosen)} checked at {destination}"
+        )
+
+
+@contextlib.contextmanager
+def _link(destination: str, ssh: str, remote_ratchet: str) -> Iterator[Link]:
+    host, colon, path = destination.partition(":")
+    if not colon or "/" in host:
+        with EpisodeStore.open(destination) as other:
+            yield Receiver(other)
+        return
+    command = [ssh, host, remote_ratchet, "episodes", "receive", path or "."]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield RemoteLink(process.stdout, process.stdin)
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            try:
+                process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                say(f"{host} does not hang up; ending it")
+                process.kill()
+
+
+@click.command(epilog="\b\nExample:\n  ssh desk ratchet episodes receive episodes      # what sync runs")
+@click.argument("path", type=PATH)
+def receive(path: Path) -> None:
+    """The other end of `ratchet episodes sync`: takes episodes from stdin into the store at PATH."""
+    with EpisodeStore.open(path) as store:
+        serve_receiver(Receiver(store), sys.stdin.buffer, sys.stdout.buffer)
