@@ -107,7 +107,7 @@ class IdleCollector:
         self._took_ns = 0
 
     def between(self, now_ns: int, deadline_ns: int) -> int:
-        """A tick is over at ``now_ns``, the next is due at ``deadline_ns``; ns that a full collection took."""
+        """A tick is over at ``now_ns``, the next due at ``deadline_ns``; ns that a full collection took."""
         room_ns = (deadline_ns - now_ns) // 2
         if now_ns - self._full_ns < self._every_ns:
             if gc.get_count()[0] > _YOUNG and room_ns > _YOUNG_NS:
