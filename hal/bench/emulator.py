@@ -35,6 +35,7 @@ from hal.errors import BenchError
 _log = logging.getLogger(__name__)
 
 _IDLE_MS = 5  # how often the watchdogs are looked at while the bus is quiet
+_STALLED_NS = 20_000_000  # more than any reply takes: the machine gave this process no time
 _SLEEP_SLACK_NS = 50_000  # what a sleep oversleeps: that much is spun, so that wire time is exact
 _REALTIME_PRIORITY = 50  # above any process of ours
 _BAUD_CODE = {baud: code for code, baud in BAUD_CODES.items()}
@@ -250,6 +251,7 @@ class ServoEmulator:
     def _serve(self) -> None:
         if self.config.realtime:
             self._ask_for_realtime()
+        seen_ns = time.monotonic_ns()
         while not self._stopping:
             readable, hung_up = self._wait()
             while not self._jobs.empty():
@@ -258,11 +260,14 @@ class ServoEmulator:
                 done.set()
                 readable = False
             now_ns = time.monotonic_ns()
+            stalled, seen_ns = now_ns - seen_ns > _STALLED_NS, now_ns
             for motor in self.motors:
                 motor.watch(now_ns)
             if readable and self._master is not None:
                 self._receive(self._master)
-            elif hung_up:
+            if stalled:
+                self._judge.stalled()  # after what had piled up
+            if hung_up:
                 time.sleep(_IDLE_MS / 1000)  # nobody has the port open, and poll would not wait
 
     def _warm_judge(self) -> None:

@@ -15,7 +15,8 @@ travelled, in the motor's own resolution (one tick, 0.0015 rad). It knows no lim
                   lengths, rad/s². A tick is 1.2 rad/s² here, a write late by a period three times the speed.
 
 A motor that stops by itself (watchdog) or is energised has a new goal of its own; what is written next is
-compared with that one, and spans begin anew.
+compared with that one, and spans begin anew. So they do after the emulator itself was kept from running:
+what arrived meanwhile is seen all at once, and its times say nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class JudgeReport(BaseModel):
     Tuples are per motor, in joint order. ``writes`` are packets that brought a goal to an energised motor,
     ``low`` and ``high`` rad are None for a motor that got none. The others are defined above.
     ``last_write_ns`` and ``last_change_ns`` are 0 before the first write, ``last_change_ns`` the last one
-    that moved a goal. ``watchdog_stops`` counts motors that stopped by themselves as the bus was quiet.
+    that moved a goal. ``watchdog_stops`` counts motors that stopped by themselves as the bus was quiet,
+    ``stalls`` how often the emulator was kept from running.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,6 +68,7 @@ class JudgeReport(BaseModel):
     last_change_ns: int
     torque: tuple[bool, ...]
     watchdog_stops: int
+    stalls: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,7 @@ class Judge:
         self._marks[:] = 0
         self._begun[:] = 0
         self._switches.clear()
-        self._writes = self._watchdog_stops = 0
+        self._writes = self._watchdog_stops = self._stalls = 0
         self._last_write_ns = self._last_change_ns = 0
 
     def goal(self, index: int, position: float) -> None:
@@ -165,6 +168,11 @@ class Judge:
         """Motor ``index`` was stopped by its watchdog and holds at ``position`` rad."""
         self._watchdog_stops += 1
         self._own_goal(index, position)
+
+    def stalled(self) -> None:
+        """The emulator did not run for a while."""
+        self._stalls += 1
+        self._begun[:] = self._count
 
     def _own_goal(self, index: int, position: float) -> None:
         self._goal[index] = self._before[index] = position
@@ -216,6 +224,7 @@ class Judge:
             last_change_ns=self._last_change_ns,
             torque=tuple(bool(on) for on in self._torque),
             watchdog_stops=self._watchdog_stops,
+            stalls=self._stalls,
         )
 
     def log(self) -> GoalLog:

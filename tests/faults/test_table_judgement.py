@@ -43,9 +43,9 @@ def seen(**figures: float) -> JudgeReport:
 
 
 def test_a_quiet_course_is_within_every_limit() -> None:
-    assert beyond(seen(), LIMITS) == 0.0
-    assert beyond(seen(high=1.001, step=3.5 / 240 + 0.001), LIMITS) == 0.0, "a tick is no excess"
-    assert beyond(JudgeReport(**{**QUIET, "low": (None,) * 6, "high": (None,) * 6}), LIMITS) == 0.0
+    assert beyond(seen(), LIMITS) == (0.0, "")
+    assert beyond(seen(high=1.001, step=3.5 / 240 + 0.001), LIMITS)[0] == 0.0, "a tick is no excess"
+    assert beyond(JudgeReport(**{**QUIET, "low": (None,) * 6, "high": (None,) * 6}), LIMITS)[0] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,10 @@ def test_a_quiet_course_is_within_every_limit() -> None:
     ],
 )
 def test_what_any_motor_is_told_beyond_a_limit_counts(told: dict[str, float], excess: float) -> None:
-    assert beyond(seen(**told), LIMITS) == pytest.approx(excess, abs=0.01)
+    found, what = beyond(seen(**told), LIMITS)
+    assert found == pytest.approx(excess, abs=0.01)
+    (figure,) = told
+    assert what == f"{ {'low': 'position', 'high': 'position'}.get(figure, figure) } of elbow_flex"
 
 
 def test_a_row_that_came_to_nothing_is_not_held() -> None:

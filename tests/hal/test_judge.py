@@ -86,6 +86,20 @@ def test_a_goal_that_comes_back_to_the_motor_gives_way() -> None:
     assert judge.report().step[0] == pytest.approx(0.41), "past where the motor is"
 
 
+def test_what_is_seen_at_once_after_the_emulator_stood_still_is_no_speed() -> None:
+    goals = 2.0 * np.arange(1, 121) / 240
+    t_ns = np.arange(1, 121, dtype=np.int64) * PERIOD_NS
+    t_ns[40:64] = t_ns[63] + np.arange(24) * 100_000  # a tenth of a second arrives in a burst
+    judge = energised()
+    follow(judge, goals[:64], t_ns[:64])
+    judge.stalled()
+    follow(judge, goals[64:], t_ns[64:])
+    report = judge.report()
+    assert report.speed[0] < 2.0 * 1.1
+    assert report.step[0] == pytest.approx(2.0 / 240)
+    assert report.stalls == 1
+
+
 def test_a_motor_that_stopped_by_itself_is_compared_with_where_it_stands() -> None:
     judge = energised()
     follow(judge, np.linspace(0.0, 0.5, 60))

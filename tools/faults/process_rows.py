@@ -98,7 +98,8 @@ async def _learner_killed(scene: Scene) -> AsyncIterator[None]:
     config.write_text("".join(f"{key} = {json.dumps(str(value))}\n" for key, value in lines.items()))
     learner = Child("learner", ["tools.cli", "learn", "--config", str(config)], directory / "learner.log")
     await asyncio.to_thread(learner.wait_until, lambda: (work / "tracking").exists())
-    kill(learner.process.pid)
+    async with stopped(learner.process.pid):
+        kill(learner.process.pid)
     learner.process.wait()
     yield
 
@@ -116,8 +117,8 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         name="learner-killed",
-        done="learner killed",
-        how="SIGKILL of `ratchet learn` on the same machine while a policy drives",
+        done="learner stopped for 500 ms, then killed",
+        how="SIGSTOP, SIGCONT, SIGKILL of `ratchet learn` on the same machine while a policy drives",
         fault=_learner_killed,
         drive="policy",
         state="moves on",

@@ -23,7 +23,8 @@ def line(row: Measured) -> str:
     if row.skipped:
         return f"{row.name}: skipped, {row.skipped}"
     verdict = "held" if row.held else f"NOT HELD ({row.reason})"
-    return f"{row.name}: {_state(row)}, {_recovery(row)}, beyond {row.beyond_rad:g} rad: {verdict}"
+    excess = f"beyond {row.beyond_rad:g} rad {row.beyond_what}".rstrip()
+    return f"{row.name}: {_state(row)}, {_recovery(row)}, {excess}: {verdict}"
 
 
 def write_markdown(path: Path, rows: Sequence[Measured]) -> None:

@@ -9,7 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from hal.bench.judge import JudgeReport
+from hal.bench.judge import WINDOW_NS, JudgeReport
+from hal.types import JOINTS
 from runtime.guard import GuardLimits
 from runtime.streams import SERVO_HZ
 from tools.faults.scene import Scene
@@ -56,7 +57,7 @@ class Measured(BaseModel):
 
     ``state_s``: seconds from the fault to its state. ``recovered_s``: from the end of the fault (or from the
     explicit enable) until the arm was driven again. ``goal_*``: the worst that any motor was told, as judged
-    by the emulator (see hal/bench/judge.py); ``beyond``: by how much the guard's limits were exceeded, rad.
+    by the emulator (see hal/bench/judge.py); ``beyond``: by how much which limit of the guard was exceeded.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -78,6 +79,7 @@ class Measured(BaseModel):
     goal_speed_rad_s: float
     goal_acceleration_rad_s2: float
     beyond_rad: float
+    beyond_what: str
     watchdog_stops: int
     ticks: int
     missed: int
@@ -89,20 +91,21 @@ class Measured(BaseModel):
     held: bool
 
 
-def beyond(seen: JudgeReport, limits: GuardLimits) -> float:
-    """By how much any goal broke a limit of the guard, rad; 0 when none did.
+def beyond(seen: JudgeReport, limits: GuardLimits) -> tuple[float, str]:
+    """(by how much any goal broke a limit of the guard, rad, which limit of which joint); (0, "") for none.
 
     Position and step are exact to a tick of the motor, step being speed at servo rate; speed over 50 ms is
     allowed a late write, distance what the arm moves between sample and goal.
     """
-    worst = 0.0
-    for i in range(len(seen.step)):
+    found = [(0.0, "")]
+    for i, joint in enumerate(JOINTS):
         low, high = seen.low[i], seen.high[i]
         if low is not None and high is not None:
-            worst = max(
-                worst, limits.position_min[i] - low - TICK_RAD, high - limits.position_max[i] - TICK_RAD
-            )
-        worst = max(worst, seen.step[i] - limits.velocity[i] / SERVO_HZ - TICK_RAD)
-        worst = max(worst, seen.distance[i] - limits.distance[i] - DRIFT_RAD)
-        worst = max(worst, (seen.speed[i] - limits.velocity[i] * JITTER) * 0.05 - TICK_RAD)
-    return round(worst, 4)
+            found.append((limits.position_min[i] - low - TICK_RAD, f"position of {joint}"))
+            found.append((high - limits.position_max[i] - TICK_RAD, f"position of {joint}"))
+        found.append((seen.step[i] - limits.velocity[i] / SERVO_HZ - TICK_RAD, f"step of {joint}"))
+        found.append((seen.distance[i] - limits.distance[i] - DRIFT_RAD, f"distance of {joint}"))
+        fast = seen.speed[i] - limits.velocity[i] * JITTER
+        found.append((fast * WINDOW_NS * 1e-9 - TICK_RAD, f"speed of {joint}"))
+    excess, what = max(found)
+    return round(excess, 4), what

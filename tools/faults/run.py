@@ -62,13 +62,14 @@ def measured(
     now = rig.digests()
     unchanged = {episode: now.get(episode) for episode in before} == before
     traceback = "Traceback" in rig.said(log_size)
-    excess = beyond(seen, rig.limits)
+    excess, what = beyond(seen, rig.limits)
     in_time = outcome.state == row.state and outcome.state_s is not None and outcome.state_s <= row.within_s
     paced = outcome.missed <= MISSED_SHARE * outcome.ticks
     came_back = outcome.recovered_s is not None and not outcome.moved_before_enable
     return Measured(
         **_figures(row, outcome, seen),
         beyond_rad=excess,
+        beyond_what=what,
         episodes=len(before),
         episodes_unchanged=unchanged,
         traceback=traceback,
@@ -99,6 +100,7 @@ def without(row: Row, *, reason: str = "", skipped: str = "") -> Measured:
     return Measured(
         **figures,
         beyond_rad=0.0,
+        beyond_what="",
         episodes=0,
         episodes_unchanged=True,
         traceback=False,
