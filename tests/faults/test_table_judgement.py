@@ -94,6 +94,11 @@ def test_the_table_goes_between_its_markers(tmp_path: Path) -> None:
         write_markdown(page, [])
 
 
+def test_the_document_has_a_place_for_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "faults.md").read_text()
+    assert page.index(BEGIN) < page.index(END)
+
+
 def test_an_unknown_row_is_refused_with_the_names_there_are() -> None:
     result = CliRunner().invoke(command, ["--only", "earthquake"])
     assert result.exit_code == 2

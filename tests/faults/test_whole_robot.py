@@ -18,9 +18,7 @@ from tests.tools.acting import TIMEOUT_S, ratchet
 from tools.faults.process_rows import policy_server
 from tools.faults.processes import kill
 from tools.faults.rig import NAME, Rig
-from tools.faults.rigs import Rigs
 from tools.faults.scene import driving, until
-from tools.faults.table import ROWS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -96,11 +94,3 @@ async def test_a_broker_that_comes_back_is_told_again_who_is_there(rig: Rig) -> 
     await asyncio.sleep(0.5)
     rig.broker.start()
     assert (await presence(rig)).state == "ONLINE"
-
-
-def test_a_full_disk_says_so_and_a_service_that_ends_leaves_nothing(rigs: Rigs, rig: Rig) -> None:
-    """The last thing done to this robot."""
-    (full,) = [row for row in ROWS if row.name == "disk-full"]
-    assert rigs.run(full).held
-    assert rigs.stop() == 0
-    assert rig.robot_processes() == []

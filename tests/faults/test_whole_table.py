@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tools.faults.processes import processes
 from tools.faults.report import line
 from tools.faults.rigs import Rigs
 from tools.faults.row import Row
@@ -27,3 +28,11 @@ def test_row(rigs: Rigs, row: Row) -> None:
     assert seen.episodes_unchanged
     assert not seen.traceback
     assert seen.held, line(seen)
+
+
+def test_after_all_that_the_service_ends_in_order_and_leaves_no_process(rigs: Rigs) -> None:
+    """Last, of every robot that the rows were done to."""
+    rigs.rig(ROWS[-1])
+    rigs.stop()
+    assert set(rigs.statuses) == {0}
+    assert processes(str(rigs.directory)) == []

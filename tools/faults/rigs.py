@@ -22,12 +22,13 @@ class Rigs:
     """Runs rows below ``directory``. ``served`` is asked for the policy once, when a rig first needs it."""
 
     def __init__(self, directory: Path, served: Callable[[], Served]) -> None:
-        self._directory = directory
+        self.directory = directory
         self._served = served
         self._policy: Served | None = None
         self._rig: Rig | None = None
         self._kind = ""
         self._count = 0
+        self.statuses: list[int] = []
 
     def __enter__(self) -> Self:
         return self
@@ -35,10 +36,11 @@ class Rigs:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def stop(self) -> int:
-        """End the present rig; the exit status of its `ratchet up`."""
+    def stop(self) -> None:
+        """End the present rig; ``statuses`` has the exit status of each one's `ratchet up`."""
         rig, self._rig = self._rig, None
-        return 0 if rig is None else rig.stop()
+        if rig is not None:
+            self.statuses.append(rig.stop())
 
     def rig(self, row: Row) -> Rig:
         """One that ``row`` can be done to, with an episode published."""
@@ -47,7 +49,7 @@ class Rigs:
             return self._rig
         self.stop()
         self._count += 1
-        directory = self._directory / f"{kind}{self._count}"
+        directory = self.directory / f"{kind}{self._count}"
         directory.mkdir()
         if kind == "own":
             self._rig = Rig(directory, None, program=PROGRAM, env=preloaded(directory))
