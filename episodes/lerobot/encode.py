@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,7 +16,6 @@ import numpy.typing as npt
 from episodes.errors import StoreError
 
 Codec = Literal["av1", "h264"]
-_TICKS = 512
 _ENCODERS = {"av1": "libsvtav1", "h264": "libx264"}
 
 
@@ -53,7 +53,7 @@ def encode_video(
     encoder = _ENCODERS[form.codec]
     if encoder not in av.codecs_available:
         raise StoreError(f"this PyAV cannot encode {form.codec} ({encoder})", "choose the other codec")
-    clock = Fraction(1, fps * _TICKS)
+    os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 writes its settings to stderr for every video
     count = 0
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as out:
         stream: Any = None
@@ -71,13 +71,13 @@ def encode_video(
                     frame.pict_type = av.video.frame.PictureType.I
                 first = False
                 count += 1
-                _mux(out, stream, stream.encode(frame), clock)
+                _mux(out, stream.encode(frame))
         if stream is not None:
-            _mux(out, stream, stream.encode(), clock)
+            _mux(out, stream.encode())
     return count
 
 
-def _mux(out: Any, stream: Any, packets: Iterable[Any], clock: Fraction) -> None:
+def _mux(out: Any, packets: Iterable[Any]) -> None:
     for packet in packets:
-        packet.duration = max(packet.duration or 0, 1)
+        packet.duration = max(packet.duration or 0, 1)  # without it the last frame has no length
         out.mux(packet)

@@ -119,7 +119,8 @@ class Job:
                 self.notes.append(f"{key} has no usable names in info.json")
                 names = ()
             shape = values.shape[1:]
-            streams.append(StreamSpec(name=key, dtype=values.dtype.name, shape=shape, names=names))
+            unit = features[key].unit
+            streams.append(StreamSpec(name=key, dtype=values.dtype.name, shape=shape, names=names, unit=unit))
         cameras = []
         for feature in self.pictures:
             height, width = self._size(feature)

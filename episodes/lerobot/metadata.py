@@ -14,7 +14,8 @@ from episodes.lerobot import bounds
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One entry of ``features`` in info.json; ``names`` flattened, empty when absent or unusable.
+    """One entry of ``features`` in info.json; ``names`` flattened, empty when absent or unusable;
+    ``unit`` only where Ratchet wrote it.
 
     Pictures have the shape (height, width, channels), whatever order info.json gives it in.
     """
@@ -23,6 +24,7 @@ class Feature:
     dtype: str
     shape: tuple[int, ...]
     names: tuple[str, ...]
+    unit: str = ""
 
     @property
     def is_picture(self) -> bool:
@@ -83,7 +85,8 @@ def _feature(key: str, described: Any, where: Path, repairs: list[str]) -> Featu
     dtype = str(described.get("dtype"))
     if dtype in ("video", "image"):
         shape = _picture_shape(key, shape, where, repairs)
-    return Feature(key, dtype, shape, _flat_names(described.get("names")))
+    unit = str(described.get("unit") or "")[:40]
+    return Feature(key, dtype, shape, _flat_names(described.get("names")), unit)
 
 
 def _picture_shape(key: str, shape: tuple[int, ...], where: Path, repairs: list[str]) -> tuple[int, ...]:

@@ -15,6 +15,9 @@ from episodes.reader import Episode
 from episodes.recovery import RecoveryReport
 from episodes.spec import EpisodeMeta, StreamMeta
 from episodes.store import EpisodeStore
+from tools.commands.episodes_convert import command as convert
+from tools.commands.episodes_export import command as export
+from tools.commands.episodes_lint import command as lint_command
 from tools.commands.episodes_prune import prune
 from tools.commands.episodes_sync import receive, sync
 from tools.console import disk_errors, say, show_fields, show_json, show_table
@@ -37,7 +40,7 @@ def episodes() -> None:
     """List, show, verify, recover, query and import recorded episodes."""
 
 
-for _verb in (sync, receive, prune):
+for _verb in (sync, receive, prune, convert, export, lint_command):
     episodes.add_command(_verb)
 
 
