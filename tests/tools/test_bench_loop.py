@@ -57,6 +57,25 @@ def test_late_ticks_are_told_by_cause() -> None:
     }
 
 
+def test_what_the_machine_did_is_not_blamed_on_the_loop() -> None:
+    seen = ticks(
+        deadline_ns=[100 * MS, 200 * MS, 400 * MS],
+        late_ns=[5 * MS, 5 * MS, 2 * MS],
+        skipped=[0, 0, 2],
+        cause=[b"queue", b"queue", b"work"],
+    )
+    figures = timing(
+        Seen(seen, np.zeros(0, np.int64), np.zeros(0, np.int64)),
+        1.0,
+        [(101 * MS, 104 * MS), (350 * MS, 360 * MS)],
+    )
+    assert figures["late_causes"] == {
+        "machine": {"ticks": 2, "worst_ms": 5.0},
+        "queue": {"ticks": 1, "worst_ms": 5.0},
+    }
+    assert (figures["missed"], figures["missed_in_stalls"]) == (2, 2)
+
+
 def test_the_tail_is_of_every_tick() -> None:
     late = np.arange(2000) * 1000
     cycles = np.arange(480, dtype=np.int64)
@@ -105,6 +124,7 @@ def test_four_loads_in_one_run(short_dir: Path) -> None:
         assert load["cpu_percent"] > 0
         assert load["interruptions"] == [], name
         assert load["unread"] == 0
+        assert all(floor["lateness_ms_p50"] > 0 for floor in load["machine"].values())
         for kind in peers.KINDS:
             assert load["peers"][kind]["ticks"] > 60
     assert figures["loads"]["recording"]["episodes"] >= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ import click
 from tools.bench.act_bundle import CAMERA_SIZE, DESCRIPTION, Served, export
 from tools.bench.common import show
 from tools.bench.loads import LOADS, Driver, Load, Span, learner, learner_steps
-from tools.bench.loop_figures import DEFINITIONS, timing
+from tools.bench.loop_figures import DEFINITIONS, stalls, timing, without_stalls
 from tools.bench.peers import KINDS, Peer
 from tools.bench.watching import Watch, cpu_s, robot_processes, scheduling, stolen_s
 from tools.console import say
@@ -91,7 +92,8 @@ async def _load(sim: SimRobot, driver: Driver, served: Served, load: Load, secon
         watch = stack.enter_context(Watch(sim.paths.run_dir / "run"))
         update = stack.enter_context(bar(load.name, round(seconds)))
         peers = {kind: Peer(kind) for kind in KINDS}
-        for peer in peers.values():
+        floors = {f"cpu{cpu}": Peer(str(cpu), "tools.bench.floor") for cpu in sorted(os.sched_getaffinity(0))}
+        for peer in (*peers.values(), *floors.values()):
             stack.callback(peer.stop)
         before, stolen, began = {n: cpu_s(p) for n, p in processes.items()}, stolen_s(), time.monotonic()
         steps = learner_steps(learning.log) if learning else 0
@@ -105,10 +107,12 @@ async def _load(sim: SimRobot, driver: Driver, served: Served, load: Load, secon
         if learning is not None:
             extra["learner_steps"] = learner_steps(learning.log) - steps
         extra["peers"] = {kind: peer.stop() for kind, peer in peers.items()}
+        machine = {cpu: peer.stop() for cpu, peer in floors.items()}
     seen = watch.seen(span.begin_ns, span.end_ns)
     return {
         "load": load.words,
-        **timing(seen, (span.end_ns - span.begin_ns) / 1e9),
+        **timing(seen, (span.end_ns - span.begin_ns) / 1e9, stalls(machine)),
+        "machine": without_stalls(machine, span.begin_ns, span.end_ns),
         **_cpu(cpu),
         **_span(span),
         **extra,

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from tools.bench.common import quantile
+from tools.bench.floor import Stall
 from tools.bench.watching import Seen
 
 LATE_MS = 1.0
+MACHINE = b"machine"
+PERIOD_NS = 33_333_333
 DEFINITIONS = {
     "lateness_ms": "from a tick's deadline on the fixed 30 Hz grid to its first instruction; every tick",
     "missed": "deadlines at which no tick ran",
@@ -23,15 +27,17 @@ DEFINITIONS = {
     "cpu_percent": "of one processor, the robot's processes; the simulated arm and cameras apart",
     "late_causes": (
         "of ticks later than 1 ms: work (of the tick before), queue (runnable, not run), callback (event "
-        "loop busy), interpreter (another thread held it), kernel (woken late)"
+        "loop busy), interpreter (another thread held it), kernel (woken late), machine (at that time nothing "
+        "could run on one of the processors, whatever its priority)"
     ),
+    "machine": "an idle thread above every other priority on each processor: what nothing here can do better",
     "peers": "two loops that only keep time, beside each load, against their own ideal grid",
 }
 
 
-def timing(seen: Seen, seconds: float) -> dict[str, Any]:
-    """The figures of one load, from what was seen of it in ``seconds``."""
-    ticks = seen.ticks
+def timing(seen: Seen, seconds: float, stalled: Sequence[Stall] = ()) -> dict[str, Any]:
+    """The figures of one load, from what was seen of it in ``seconds``; ``stalled``: of the machine."""
+    ticks = blame_machine(seen.ticks, stalled)
     late = _ms(ticks["late_ns"])
     cycle_late = _ms(seen.cycle_late_ns)
     to_goal = frame_to_goal_ms(ticks, seen.written)
@@ -39,6 +45,7 @@ def timing(seen: Seen, seconds: float) -> dict[str, Any]:
     return {
         "ticks": len(ticks),
         "missed": int(ticks["skipped"].sum()),
+        "missed_in_stalls": int(ticks["skipped"][ticks["cause"] == MACHINE].sum()),
         "lateness_ms_p50": quantile(late, 50),
         "lateness_ms_p99": quantile(late, 99),
         "lateness_ms_p999": quantile(late, 99.9),
@@ -75,6 +82,39 @@ def chunk_to_goal_ms(ticks: npt.NDArray[Any], written: Mapping[int, int]) -> lis
             if frames.get(chunk, -1) >= 0:
                 out.append((written[seq] - frames[chunk]) / 1e6)
     return out
+
+
+def stalls(machine: Mapping[str, Mapping[str, Any]]) -> list[Stall]:
+    """Every stall of every processor."""
+    return [(due, woken) for floor in machine.values() for due, woken in floor.get("stalls", ())]
+
+
+def without_stalls(
+    machine: Mapping[str, Mapping[str, Any]], begin_ns: int, end_ns: int
+) -> dict[str, dict[str, Any]]:
+    """The figures of each processor's floor, its stalls counted instead of listed."""
+    return {
+        cpu: {
+            **floor,
+            "stalls": sum(begin_ns <= woken and due < end_ns for due, woken in floor.get("stalls", ())),
+        }
+        for cpu, floor in machine.items()
+    }
+
+
+def blame_machine(ticks: npt.NDArray[Any], stalled: Sequence[Stall]) -> npt.NDArray[Any]:
+    """A copy in which ticks that were late while nothing could run have the cause ``machine``.
+
+    A late tick counts as such when a stall overlaps the time from its first skipped deadline to its begin.
+    """
+    ticks = ticks.copy()
+    late = (ticks["late_ns"] > LATE_MS * 1e6) | (ticks["skipped"] > 0)
+    for index in np.flatnonzero(late).tolist():
+        end = int(ticks["deadline_ns"][index] + ticks["late_ns"][index])
+        begin = int(ticks["deadline_ns"][index]) - int(ticks["skipped"][index]) * PERIOD_NS
+        if any(due < end and woken > begin for due, woken in stalled):
+            ticks["cause"][index] = MACHINE
+    return ticks
 
 
 def late_causes(ticks: npt.NDArray[Any]) -> dict[str, dict[str, float]]:

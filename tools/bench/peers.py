@@ -29,11 +29,11 @@ _STOP_S = 10.0
 
 
 class Peer:
-    """One such loop as a process; ``stop`` ends it and returns what it measured of itself."""
+    """A loop as a process of its own; ``stop`` ends it and returns what it measured of itself."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, argument: str, module: str = "tools.bench.peers") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tools.bench.peers", kind],
+            [sys.executable, "-m", module, argument],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             cwd=Path(__file__).resolve().parents[2],
