@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import numpy as np
 import pytest
 
 from episodes.reader import StreamData
 from hal.types import JOINTS
-from tools.commands.replay import recorded_actions, schedule
+from tools.commands.replay import Player, recorded_actions, schedule
 from tools.errors import UsageError
 
 NAMES = tuple(f"{joint}.pos" for joint in JOINTS)
@@ -44,6 +47,26 @@ def test_a_gap_in_the_recording_is_bridged_and_the_pace_kept() -> None:
     assert when[-1] - when[1] == pytest.approx(1 / 30 + 0.5)
     assert np.diff(where[2:, 0]).max() <= 0.6 / 0.5 / 30 * 1.05
     assert np.diff(where[:, 0]).min() >= 0.0
+
+
+def test_what_a_late_machine_missed_is_skipped_and_the_last_goal_kept() -> None:
+    when, where = np.arange(30) / 30, np.arange(30)[:, None] * np.ones(6)
+
+    async def play() -> tuple[Player, list[int]]:
+        player = Player(when, where, asyncio.Event())
+        seen = []
+        async for goal, _ in player.goals():
+            seen.append(int(goal[0]))
+            if len(seen) in (3, 6):
+                time.sleep(0.5)  # noqa: ASYNC251
+        return player, seen
+
+    player, seen = asyncio.run(play())
+    assert player.finished
+    assert seen[0] == 0
+    assert seen[3] >= seen[2] + 13, "no burst"
+    assert seen[-1] == 29
+    assert player.skipped == 30 - len(seen)
 
 
 def test_another_robots_episode_is_refused() -> None:

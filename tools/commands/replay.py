@@ -101,12 +101,14 @@ async def _replay(door: Door, times_s: Vector, actions: Vector, interrupted: asy
             when, where = schedule(np.array(state.goal or state.position), times_s, actions)
             with emergency_keys(door, robot) as keys:
                 say(f"to where the episode begins, then {times_s[-1]:.1f} s of it; {keys}Ctrl-C lets it down")
-                summary = await _play(robot, control, when, where, interrupted)
-            if summary.received < len(when) and not interrupted.is_set():
+                player = Player(when, where, interrupted)
+                summary = await _play(robot, control, player)
+            if player.over and not player.finished:
                 state = await robot.state()
                 raise left_mode("teleop", state.mode, state.reason)
-            ended = " until it was interrupted" if interrupted.is_set() else ""
-            say(f"replayed {summary.received} of {len(when)} goals{ended}, {summary.refused} came too late")
+            ended = "" if player.finished else " until it was interrupted"
+            late = f", {player.skipped} skipped by a machine that was late" if player.skipped else ""
+            say(f"replayed {summary.received} of {len(when)} goals{ended}{late}")
             if summary.refused:
                 raise UsageError(f"{summary.refused} goals were refused; see `ratchet status` for the reason")
         finally:
@@ -116,36 +118,46 @@ async def _replay(door: Door, times_s: Vector, actions: Vector, interrupted: asy
                 await robot.stop("replay ended")
 
 
-async def _play(
-    robot: RobotClient, control: Control, when: Vector, where: Vector, interrupted: asyncio.Event
-) -> pb.TeleopSummary:
+class Player:
+    """Gives each goal at its own time, until interrupted or ``over``; what is missed is skipped."""
+
+    def __init__(self, when: Vector, where: Vector, interrupted: asyncio.Event) -> None:
+        self._when, self._where, self._interrupted = when, where, interrupted
+        self.over = False
+        """The arm has left teleoperation, whatever for."""
+        self.finished = False
+        self.skipped = 0
+
+    async def goals(self) -> AsyncIterator[tuple[Vector, int]]:
+        """The goals, each with the monotonic ns at which it was given."""
+        began, last = time.monotonic(), len(self._when) - 1
+        for i, (at_s, goal) in enumerate(zip(self._when, self._where, strict=True)):
+            late_s = time.monotonic() - began - float(at_s)
+            if late_s > _GOAL_S and i < last:
+                self.skipped += 1
+                continue
+            await asyncio.sleep(max(0.0, -late_s))
+            if self._interrupted.is_set() or self.over:
+                return
+            yield goal, time.monotonic_ns()
+        self.finished = True
+
+
+async def _play(robot: RobotClient, control: Control, player: Player) -> pb.TeleopSummary:
     """Stream the goals until their end, an interruption, or the arm leaves teleoperation."""
-    over = asyncio.Event()
-    watcher = asyncio.create_task(_watch(robot, over))
+    watcher = asyncio.create_task(_watch(robot, player))
     try:
-        return await control.teleop(_goals(when, where, interrupted, over))
+        return await control.teleop(player.goals())
     finally:
         watcher.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watcher
 
 
-async def _watch(robot: RobotClient, over: asyncio.Event) -> None:
-    """Set ``over`` when the arm leaves teleoperation, whatever for."""
+async def _watch(robot: RobotClient, player: Player) -> None:
+    """Tell the player when the arm leaves teleoperation."""
     async with contextlib.aclosing(robot.telemetry(_LOOK_HZ)) as telemetry:
         async for sample in telemetry:
             if sample.state.mode != "teleop":
-                over.set()
+                player.over = True
                 return
-
-
-async def _goals(
-    when: Vector, where: Vector, interrupted: asyncio.Event, over: asyncio.Event
-) -> AsyncIterator[tuple[Vector, int]]:
-    """Each goal at its own time, until interrupted, or the arm does something else."""
-    began = time.monotonic()
-    for at_s, goal in zip(when, where, strict=True):
-        await asyncio.sleep(max(0.0, began + float(at_s) - time.monotonic()))
-        if interrupted.is_set() or over.is_set():
-            return
-        yield goal, time.monotonic_ns()
