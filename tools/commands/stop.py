@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,14 @@ _REASON = "ratchet stop at the command line"
 @click.option("--address", help="unix:/path or host:port of the robot [default: the service's].")
 @click.option("--dir", "run_dir", type=_PATH, help="Run directory of `ratchet up --sim`.")
 @click.option("--tls", type=_PATH, help="Directory with client.pem, client.key and ca.pem.")
+@click.option("--stamp", is_flag=True, hidden=True, help="Say first when it acts, monotonic ns.")
 def stop(
-    emergency: bool, clear_emergency: bool, address: str | None, run_dir: Path | None, tls: Path | None
+    emergency: bool,
+    clear_emergency: bool,
+    address: str | None,
+    run_dir: Path | None,
+    tls: Path | None,
+    stamp: bool,
 ) -> None:
     """Stop the arm: hold, let it down, release. Needs no control lease, waits for nobody.
 
@@ -35,7 +42,10 @@ def stop(
     """
     if emergency and clear_emergency:
         raise click.UsageError("--emergency and --clear-emergency contradict each other")
+    acts_ns = time.monotonic_ns()
     written = raise_word(run_dir, address) if emergency else None
+    if stamp:
+        click.echo(acts_ns)
     if written is not None:
         click.echo(f"emergency stop raised in {written}")
     from runtime.remote.errors import RemoteError
