@@ -6,6 +6,7 @@ file and change no setting: whatever it says, the store stays as it is.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import duckdb
@@ -18,10 +19,11 @@ _TYPES = {"TEXT": "VARCHAR", "TEXT PRIMARY KEY": "VARCHAR", "INTEGER": "BIGINT",
 _FLAGS = {"recovered", "flagged", "durable"}
 
 
-def query(catalogue: Catalogue, sql: str) -> list[dict[str, Any]]:
+def query(catalogue: Catalogue, sql: str, timeout_s: float | None = None) -> list[dict[str, Any]]:
     """Rows of ``sql`` as dicts. Tables: episodes, flags, interventions (columns: episodes/catalogue.py).
 
-    Raises QueryError with DuckDB's message on one line.
+    A statement that takes longer than ``timeout_s`` is broken off. Raises QueryError with DuckDB's
+    message on one line.
     """
     with duckdb.connect(":memory:", config={"threads": 1}) as db:
         for table, columns in TABLES.items():
@@ -38,7 +40,10 @@ def query(catalogue: Catalogue, sql: str) -> list[dict[str, Any]]:
             db.unregister(f"_{table}")
         db.execute("SET enable_external_access = false")
         db.execute("SET lock_configuration = true")
+        late = threading.Timer(timeout_s, db.interrupt) if timeout_s is not None else None
         try:
+            if late is not None:
+                late.start()
             if any(s.type is not duckdb.StatementType.SELECT for s in db.extract_statements(sql)):
                 raise QueryError("only SELECT statements are answered; the catalogue is read, never written")
             cursor = db.execute(sql)
@@ -47,6 +52,9 @@ def query(catalogue: Catalogue, sql: str) -> list[dict[str, Any]]:
         except duckdb.Error as error:
             first = str(error).split("\n\n")[0]
             raise QueryError(first, "tables: episodes, flags, interventions") from error
+        finally:
+            if late is not None:
+                late.cancel()
 
 
 def _arrow(kind: str) -> Any:

@@ -13,15 +13,17 @@ from episodes.lerobot.importer import ImportProgress, ImportReport, import_lerob
 from episodes.lerobot.layout import Dataset
 from episodes.reader import Episode
 from episodes.recovery import RecoveryReport
-from episodes.spec import EpisodeMeta, StreamMeta
+from episodes.spec import StreamMeta
 from episodes.store import EpisodeStore
 from tools.commands.episodes_convert import command as convert
 from tools.commands.episodes_export import command as export
 from tools.commands.episodes_lint import command as lint_command
 from tools.commands.episodes_prune import prune
+from tools.commands.episodes_rerun import rerun
 from tools.commands.episodes_sync import receive, sync
+from tools.commands.episodes_view import view
 from tools.console import disk_errors, say, show_fields, show_json, show_table
-from tools.finding import full_id
+from tools.finding import first_sample_ns, full_id
 from tools.options import PATH, ImageSize, Indices, json_flag, store_option
 from tools.progress import bar
 
@@ -37,10 +39,10 @@ _LISTED = "id, task, kind, outcome, ticks, seconds, fps, robot, cameras, flags, 
 
 @click.group(epilog=EXAMPLES)
 def episodes() -> None:
-    """List, show, verify, recover, query and import recorded episodes."""
+    """List, show, view, verify, recover, query and import recorded episodes."""
 
 
-for _verb in (sync, receive, prune, convert, export, lint_command):
+for _verb in (view, rerun, sync, receive, prune, convert, export, lint_command):
     episodes.add_command(_verb)
 
 
@@ -102,7 +104,7 @@ def show(episode_id: str, store: Path, as_json: bool) -> None:
             for n, c in meta.cameras.items()
         ],
     )
-    _show_spans(meta)
+    _show_spans(episode)
 
 
 @episodes.command(epilog="\b\nExample:\n  ratchet episodes verify --store episodes")
@@ -245,16 +247,17 @@ def _show_meta(episode: Episode) -> None:
     )
 
 
-def _show_spans(meta: EpisodeMeta) -> None:
+def _show_spans(episode: Episode) -> None:
+    meta, origin = episode.meta, first_sample_ns(episode)
     if meta.flags:
         show_table(
             ["flag", ">from s", ">to s", ">score", "evidence"],
-            [[f.kind, _s(meta, f.start_ns), _s(meta, f.end_ns), f.score, f.evidence] for f in meta.flags],
+            [[f.kind, _s(origin, f.start_ns), _s(origin, f.end_ns), f.score, f.evidence] for f in meta.flags],
         )
     if meta.interventions:
         show_table(
             ["take-over by", ">from s", ">to s"],
-            [[i.by, _s(meta, i.start_ns), _s(meta, i.end_ns)] for i in meta.interventions],
+            [[i.by, _s(origin, i.start_ns), _s(origin, i.end_ns)] for i in meta.interventions],
         )
 
 
@@ -288,8 +291,8 @@ def _ms(ns: int) -> str:
     return f"{ns / 1e6:.1f}"
 
 
-def _s(meta: EpisodeMeta, ns: int) -> str:
-    return f"{(ns - meta.started_ns) / 1e9:.2f}"
+def _s(origin_ns: int, ns: int) -> str:
+    return f"{(ns - origin_ns) / 1e9:.2f}"
 
 
 def _row(stream: StreamMeta) -> str:

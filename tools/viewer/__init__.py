@@ -1,0 +1,1 @@
+"""`ratchet episodes view`: a page on loopback that plays recorded episodes."""
