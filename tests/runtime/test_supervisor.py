@@ -72,6 +72,25 @@ def test_table(state: State, event: Event) -> None:
     assert accepts(state, event) == (expected is not None)
 
 
+def test_the_expected_table_names_every_state_and_event() -> None:
+    """A row that is missing or misspelt here would let anything pass."""
+    assert list(EXPECTED) == [state.value for state in State]
+    assert {event for row in EXPECTED.values() for event in row} == {event.value for event in Event}
+    assert {after for row in EXPECTED.values() for after in row.values()} <= {state.value for state in State}
+    assert len(TABLE) == sum(map(len, EXPECTED.values()))
+
+
+@pytest.mark.parametrize("pair", sorted(TABLE), ids=lambda pair: f"{pair[0].value}-{pair[1].value}")
+def test_a_wrong_table_would_fail(pair: tuple[State, Event], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any one entry lost, or led elsewhere, is noticed by the comparison above."""
+    state, event = pair
+    for wrong in {None, *State} - {TABLE[pair]}:
+        table = {key: after for key, after in TABLE.items() if key != pair}
+        monkeypatch.setattr("runtime.supervisor.TABLE", table if wrong is None else {**table, pair: wrong})
+        with pytest.raises(AssertionError):
+            test_table(state, event)
+
+
 def test_only_enable_from_off_energises() -> None:
     energising = [(s, e) for (s, e), after in TABLE.items() if after.energised and not s.energised]
     assert energising == [(State.OFF, Event.ENABLE)]
