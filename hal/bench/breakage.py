@@ -56,6 +56,7 @@ class Breakage:
         """One of the follower's motors loses its power for a moment."""
         self._buses.reboot("follower", KOCH_FOLLOWER.motors[_joint(joint)].id)
         self._world.clear_errors(_joint(joint))
+        self._reported_errors[_joint(joint)] = 0  # what still ails it is found again
 
     def bus(
         self,

@@ -17,7 +17,7 @@ from tools.faults.scene import Scene
 ELBOW = JOINTS[2]
 ELBOW_ID = 3
 _HEAT_C_S = 60.0
-_COOLED_S = 1.2
+_HEATED_S = 0.9
 
 Fault = Callable[[Scene], AbstractAsyncContextManager[None]]
 
@@ -65,6 +65,13 @@ def _motor(**faults: Any) -> Fault:
 
 
 @contextlib.asynccontextmanager
+async def _overheated(scene: Scene) -> AsyncIterator[None]:
+    async with _motor(heat=_HEAT_C_S)(scene):
+        await asyncio.sleep(_HEATED_S)
+    yield
+
+
+@contextlib.asynccontextmanager
 async def _rebooted(scene: Scene) -> AsyncIterator[None]:
     scene.rig.bench.reboot_motor(ELBOW)
     yield
@@ -82,7 +89,7 @@ async def _power_cycle(scene: Scene) -> AsyncIterator[None]:
 async def _cool_and_power_cycle(scene: Scene) -> AsyncIterator[None]:
     bench = scene.rig.bench
     bench.motor_fault(ELBOW, heat=-_HEAT_C_S)
-    await asyncio.sleep(_COOLED_S)
+    await asyncio.sleep(_HEATED_S)
     bench.motor_fault(ELBOW)
     async with _power_cycle(scene):
         yield
@@ -160,7 +167,7 @@ ROWS: tuple[Row, ...] = (
         "motor-overheating",
         "one motor overheating",
         f"the elbow warms by {_HEAT_C_S:.0f} °C a second and passes its limit of 70 °C after 0.7 s",
-        _motor(heat=_HEAT_C_S),
+        _overheated,
         1.5,
         watch_s=1.5,
         mend=_cool_and_power_cycle,

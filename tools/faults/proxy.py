@@ -22,7 +22,7 @@ class Proxy:
 
     ``partitioned`` passes nothing in either direction and closes nothing, as when a cable is out: what was
     under way arrives after it is back. ``slow`` delivers everything a second later. ``rubbish`` replaces the
-    server's bytes by random ones.
+    server's bytes by random ones; such a connection is closed at the first good ones.
     """
 
     def __init__(self, path: Path, port: int) -> None:
@@ -65,10 +65,13 @@ class Proxy:
         """Forward until either end closes; a chunk never overtakes the one before."""
         under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         delivery = asyncio.create_task(self._deliver(under_way, sink))
+        spoilt = False
         try:
             while data := await source.read(_CHUNK):
                 if answers and self.mode == "rubbish":
-                    data = os.urandom(len(data))
+                    data, spoilt = os.urandom(len(data)), True
+                elif spoilt:
+                    break
                 late_s = SLOW_S if self.mode == "slow" else 0.0
                 under_way.put_nowait((time.monotonic() + late_s, data))
         except OSError:

@@ -182,7 +182,7 @@ class Rig:
         """Published episode → one hash over the bytes of all its files."""
         found: dict[str, str] = {}
         for episode in sorted((self.paths.store / "episodes").iterdir()):
-            if (episode / "episode.json").exists():
+            if episode.suffix != ".partial" and (episode / "episode.json").exists():
                 sha = hashlib.sha256()
                 for path in sorted(path for path in episode.rglob("*") if path.is_file()):
                     sha.update(str(path.relative_to(episode)).encode() + b"\0" + path.read_bytes())
