@@ -27,8 +27,8 @@ DEFINITIONS = {
     "cpu_percent": "of one processor, the robot's processes; the simulated arm and cameras apart",
     "late_causes": (
         "of ticks later than 1 ms: work (of the tick before), queue (runnable, not run), callback (event "
-        "loop busy), interpreter (another thread held it), kernel (woken late), machine (at that time nothing "
-        "could run on one of the processors, whatever its priority)"
+        "loop busy), interpreter (another thread held it), kernel (woken late), machine (nothing could run "
+        "on one of the processors then, whatever its priority)"
     ),
     "machine": "an idle thread above every other priority on each processor: what nothing here can do better",
     "peers": "two loops that only keep time, beside each load, against their own ideal grid",
