@@ -42,7 +42,10 @@ class Group:
         encoded, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, spec.jpeg_quality])
         if not encoded:
             raise RecordingError(f"a picture of {spec.cameras[index].name} cannot be encoded as JPEG")
-        data = jpeg.tobytes()
+        self.add_jpeg(index, t_ns, seq, repeated, jpeg.tobytes())
+
+    def add_jpeg(self, index: int, t_ns: int, seq: int, repeated: bool, data: bytes) -> None:
+        """One picture of camera ``index`` that is a JPEG already."""
         offset, crc = self._builder.frame(index, t_ns, seq, repeated, data)
         self._frames.append((index, FrameRow(t_ns, seq, repeated, offset, len(data), crc)))
         self.bytes += len(data)

@@ -134,6 +134,16 @@ class EpisodeWriter:
         self._backlog.wake.set()  # encode at once: a burst of pictures at the deadline would be late
         return queued
 
+    def append_jpeg(self, camera: str, t_ns: int, seq: int, jpeg: bytes, repeated: bool = False) -> bool:
+        """As ``append_frame``, for a picture that is a JPEG of the camera's size already."""
+        try:
+            index, _ = self._cameras[camera]
+        except KeyError:
+            raise self._unknown("camera", camera, self._cameras) from None
+        return self._put(
+            camera, t_ns, len(jpeg), lambda: self._group.add_jpeg(index, t_ns, seq, repeated, jpeg)
+        )
+
     def flag(
         self, kind: str, start_ns: int, end_ns: int, score: float, evidence: dict[str, Any] | None = None
     ) -> None:
@@ -174,6 +184,11 @@ class EpisodeWriter:
         if self._error is None and self._closing is None:
             self.end("unknown", reason)
         self._thread.join()
+
+    @property
+    def committed_bytes(self) -> int:
+        """Bytes of this episode that a crash can no longer take."""
+        return self._journal.committed_bytes
 
     @property
     def drops(self) -> dict[str, DropCount]:

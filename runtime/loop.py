@@ -319,9 +319,9 @@ class ControlLoop:
         self, observation: Observation, result: TickResult, wake: Wake, samples: list[BusSample]
     ) -> None:
         """Hand the tick to the recorder, whose trouble with the disk is not the arm's."""
-        if self._recorder.running is None:
-            if self.ticks % FORGET_TICKS == 0:
-                self._controller.bank.reset()
+        if self._recorder.running is None and self.ticks % FORGET_TICKS == 0:
+            self._controller.bank.reset()
+        if not self._recorder.listening:
             return
         try:
             self._recorder.tick(observation, result.asked, result.source, wake.late_ns / 1e6)
@@ -332,7 +332,7 @@ class ControlLoop:
     def _samples(self) -> list[BusSample]:
         """Every bus cycle since the last tick, while somebody wants to know."""
         samples: list[BusSample] = []
-        if self._led is not None or self._recorder.running is not None:
+        if self._led is not None or self._recorder.listening:
             samples = self._follower.since(self._bus_index)
         newest = samples[-1] if samples else self.sample
         if newest is not None:

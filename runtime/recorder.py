@@ -6,17 +6,20 @@ tick, so a row is written when the next observation brings it. What was asked fo
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from episodes.errors import RecordingError
 from episodes.spec import CameraSpec, EpisodeSpec, Kind, Outcome, StreamSpec
 from episodes.store import EpisodeStore
 from episodes.writer import EpisodeRef, EpisodeWriter, WriterConfig
 from hal.types import JOINTS, Frame, JointState
 from runtime.nouns import Flag, Observation, Source, Vector
+from runtime.preroll import Preroll
 from runtime.streams import recorded_streams
 
 NAMES = tuple(f"{joint}.pos" for joint in JOINTS)
@@ -32,6 +35,24 @@ class _Pending:
     lateness_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class RecordingFigures:
+    """How the running episode does, zeros when none runs.
+
+    ``bytes_per_s`` is the last known rate on the disk, ``disk_free`` bytes or None before it was looked
+    at, ``held_s`` how many of the last seconds are held while nothing is recorded.
+    """
+
+    task: str = ""
+    seconds: float = 0.0
+    frames: int = 0
+    repeated: int = 0
+    dropped: int = 0
+    bytes_per_s: float = 0.0
+    disk_free: int | None = None
+    held_s: float = 0.0
+
+
 class EpisodeRecorder:
     """Writes control ticks of one arm into one store, one episode at a time."""
 
@@ -44,6 +65,8 @@ class EpisodeRecorder:
         *,
         bus_streams: bool = False,
         lockstep: bool = False,
+        jpeg_quality: int = 95,
+        preroll: Preroll | None = None,
     ) -> None:
         self._store = store
         self._cameras = tuple(cameras)
@@ -52,7 +75,13 @@ class EpisodeRecorder:
         self._bus_streams = bus_streams
         # In lockstep nothing is in a hurry and every sample counts; in real time nothing may wait.
         self._writer_config = WriterConfig(wait_when_full=lockstep)
+        self._jpeg_quality = jpeg_quality
+        self._preroll = preroll
+        self.disk_free: int | None = None
         self._writer: EpisodeWriter | None = None
+        self._begun_ns = 0
+        self._frames = self._repeated = 0
+        self._bytes_per_s = 0.0
         self._pending: _Pending | None = None
         self._frame_seq: dict[str, int] = {}
         self._takeover: tuple[int, str] | None = None
@@ -62,6 +91,31 @@ class EpisodeRecorder:
     def running(self) -> str | None:
         """Id of the episode being written, or None."""
         return None if self._writer is None else self._writer.id
+
+    @property
+    def listening(self) -> bool:
+        """Whether ticks are wanted: an episode runs, or the last seconds are held in case."""
+        return self._writer is not None or self._preroll is not None
+
+    def figures(self) -> RecordingFigures:
+        """How the recording does; cheap."""
+        writer, seconds = self._writer, 0.0
+        drops = 0
+        if writer is not None:
+            seconds = (time.monotonic_ns() - self._begun_ns) / 1e9
+            drops = sum(drop.count for drop in writer.drops.values())
+            if seconds > 1.0:
+                self._bytes_per_s = writer.committed_bytes / seconds
+        return RecordingFigures(
+            "" if writer is None else writer.spec.task,
+            seconds,
+            self._frames if writer is not None else 0,
+            self._repeated if writer is not None else 0,
+            drops,
+            self._bytes_per_s,
+            self.disk_free,
+            0.0 if self._preroll is None else self._preroll.seconds,
+        )
 
     @property
     def kind(self) -> Kind | None:
@@ -92,19 +146,27 @@ class EpisodeRecorder:
 
         Raises StoreError. Nothing is recorded before ``begin``.
         """
-        spec = EpisodeSpec(
+        spec = self._spec(task, kind, provenance)
+        return self._store.begin(spec, episode_id=episode_id, config=self._writer_config)
+
+    def _spec(self, task: str, kind: Kind, provenance: Mapping[str, Any] | None) -> EpisodeSpec:
+        return EpisodeSpec(
             task=task,
             fps=self._fps,
             streams=_stream_specs(self._bus_streams),
             cameras=self._cameras,
             provenance={**self._provenance, **(provenance or {})},
             kind=kind,
+            jpeg_quality=self._jpeg_quality,
         )
-        return self._store.begin(spec, episode_id=episode_id, config=self._writer_config)
 
     def begin(self, writer: EpisodeWriter) -> str:
         """Record into ``writer`` from the next tick on; returns its id."""
         self._writer = writer
+        self._begun_ns = time.monotonic_ns()
+        self._frames = self._repeated = 0
+        if self._preroll is not None:
+            self._preroll.forget()
         self._pending = None
         self._frame_seq = {}
         self._takeover = None
@@ -112,7 +174,7 @@ class EpisodeRecorder:
 
     def tick(self, observation: Observation, asked: Vector, source: Source, lateness_ms: float = 0.0) -> None:
         """Record one control tick; frames already recorded are not recorded twice."""
-        if self._writer is None:
+        if not self.listening:
             return
         self._flush_row(observation.goal)
         self._pending = _Pending(observation, asked, source, lateness_ms)
@@ -122,11 +184,12 @@ class EpisodeRecorder:
 
     def bus(self, samples: Sequence[tuple[int, int, Mapping[str, Vector]]]) -> None:
         """Record samples at bus rate: (t_ns, seq, values by stream name)."""
-        if self._writer is None or not self._bus_streams:
+        sink = self._writer or self._preroll
+        if sink is None or not self._bus_streams:
             return
         for t_ns, seq, values in samples:
             for name, value in values.items():
-                self._writer.append(name, t_ns, seq, value)
+                sink.append(name, t_ns, seq, value)
 
     def flag(self, flag: Flag) -> None:
         """Attach what a monitor noticed."""
@@ -155,6 +218,25 @@ class EpisodeRecorder:
         writer, self._writer = self._writer, None
         return writer.end(outcome, reason)
 
+    def keep_last(self, task: str, outcome: Outcome) -> tuple[EpisodeRef, int]:
+        """Make an episode of what is held of the last seconds: it and its ticks. It waits: use a thread.
+
+        Raises RecordingError when nothing is held, and what the disk does.
+        """
+        items = [] if self._preroll is None else self._preroll.take()
+        if not items:
+            raise RecordingError(
+                "none of the last seconds are held",
+                "set keep_last_s below [store] in ratchet.toml" if self._preroll is None else "wait a little",
+            )
+        spec = self._spec(task, "demo", {"kept": "afterwards"})
+        config = WriterConfig(wait_when_full=True)
+        writer = self._store.begin(spec, started_ns=items[0].t_ns, config=config)
+        for item in items:
+            item.put(writer)
+        ticks = sum(item.stream == "action" for item in items)
+        return writer.end(outcome, "kept afterwards"), ticks
+
     def drop(self) -> EpisodeWriter | None:
         """Stop recording without ending the episode; the caller then discards its writer, which waits."""
         writer, self._writer, self._pending = self._writer, None, None
@@ -171,14 +253,18 @@ class EpisodeRecorder:
         self._writer, self._pending = None, None
 
     def _frame(self, camera: str, frame: Frame) -> None:
-        if self._writer is None or self._frame_seq.get(camera) == frame.seq:
+        sink = self._writer or self._preroll
+        if sink is None or self._frame_seq.get(camera) == frame.seq:
             return
         self._frame_seq[camera] = frame.seq
-        self._writer.append_frame(camera, frame.t_ns, frame.seq, frame.image, repeated=frame.repeated)
+        self._frames += 1
+        self._repeated += frame.repeated
+        sink.append_frame(camera, frame.t_ns, frame.seq, frame.image, repeated=frame.repeated)
 
     def _flush_row(self, goal: Vector) -> None:
         row, self._pending = self._pending, None
-        if row is None or self._writer is None:
+        sink = self._writer or self._preroll
+        if row is None or sink is None:
             return
         observation, joints = row.observation, row.observation.joints
         values: dict[str, Any] = {
@@ -194,7 +280,7 @@ class EpisodeRecorder:
             "tick.lateness_ms": np.float32(row.lateness_ms),
         }
         for name, value in values.items():
-            self._writer.append(name, observation.t_ns, observation.tick, value)
+            sink.append(name, observation.t_ns, observation.tick, value)
 
 
 def bus_row(joints: JointState, goal: Vector) -> tuple[int, int, Mapping[str, Vector]]:

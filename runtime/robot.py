@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from episodes.errors import StoreError
-from episodes.spec import Kind
+from episodes.spec import Kind, Outcome
 from episodes.writer import EpisodeRef
 from hal.types import Vector
 from runtime.bus_handle import BusHandle, BusSample
@@ -77,6 +77,7 @@ class Robot:
             policy=loop.policy_version,
             loop=loop.figures(),
             flags=tuple(loop.flags),
+            recording=self._recorder.figures(),
         )
 
     # --- stopping: takes effect before anything is awaited -----------------------------------------
@@ -240,6 +241,17 @@ class Robot:
             raise UnavailableError(str(error)) from error
         kinds = tuple(sorted({flag.kind for flag in flags}))
         return EpisodeResult(episode, ticks, (time.monotonic() - began) * 1e3, kinds)
+
+    async def keep_last(self, task: str, outcome: Outcome) -> EpisodeResult:
+        async with self._one_at_a_time:
+            if self._recorder.running is not None:
+                raise RefusedError(f"episode {self._recorder.running} is running", "it is being kept")
+            try:
+                ref, ticks = await asyncio.to_thread(self._recorder.keep_last, task, outcome)
+            except StoreError as error:
+                raise RefusedError(str(error)) from error
+            self._ended = ref
+            return EpisodeResult(ref.id, ticks)
 
     def _notice_lost_episode(self) -> None:
         """Publishing goes on behind; when it failed, the state says so."""

@@ -22,7 +22,7 @@ from runtime.bus_handle import BusConfig, BusHandle
 from runtime.bus_records import Fault
 from runtime.camera_handle import CameraProcessConfig, CameraSet
 from runtime.caretaker import Caretaker
-from runtime.config import ArmConfig, RobotConfig
+from runtime.config import ArmConfig, RobotConfig, StoreConfig
 from runtime.control import Controller
 from runtime.errors import BusProcessError
 from runtime.exclusive import exclusive, require_free_socket
@@ -34,12 +34,13 @@ from runtime.loop_stats import TickLog
 from runtime.monitors import MonitorBank
 from runtime.notify import Notifier, Watchdog, watchdog_period_s
 from runtime.policy_client import PolicyClient
+from runtime.preroll import Preroll
 from runtime.realtime import IdleCollector, favoured_pool, make_realtime
 from runtime.recorder import EpisodeRecorder
 from runtime.remote.errors import RemoteError
 from runtime.remote.server import RemoteServer
 from runtime.robot import Robot
-from runtime.store_budget import keep_budget
+from runtime.store_budget import keep_budget, watch_disk
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class _Parts:
     """What a running robot is made of."""
 
     store: EpisodeStore
+    recorder: EpisodeRecorder
     follower: BusHandle
     leader: BusHandle | None
     cameras: CameraSet | None
@@ -115,6 +117,8 @@ async def _parts(config: RobotConfig, software: str) -> AsyncIterator[_Parts]:
             config.control.rate_hz,
             _provenance(config, software),
             bus_streams=True,
+            jpeg_quality=config.store.jpeg_quality,
+            preroll=_preroll(config.store),
         )
         bank = MonitorBank(config.monitors, None, config.control.task_limit_ticks)
         loop = ControlLoop(
@@ -130,7 +134,15 @@ async def _parts(config: RobotConfig, software: str) -> AsyncIterator[_Parts]:
         if leader is not None:
             limits["leader"] = 1.0
         yield _Parts(
-            store, follower, leader, cameras, policy, loop, robot, HealthBoard(limits, MonotonicClock())
+            store,
+            recorder,
+            follower,
+            leader,
+            cameras,
+            policy,
+            loop,
+            robot,
+            HealthBoard(limits, MonotonicClock()),
         )
 
 
@@ -199,6 +211,7 @@ def _tasks(
         server.serve(),
         caretaker.run(),
         _follow_versions(parts),
+        watch_disk(parts.store, parts.recorder),
         _announce(parts, server, notifier, ready),
     ]
     if config.store.budget_gb is not None:
@@ -279,6 +292,12 @@ async def _park(robot: Robot) -> None:
         await robot.retire("the service is stopping")
     except RemoteError as error:
         log.error("could not lower the arm: %s", error)
+
+
+def _preroll(config: StoreConfig) -> Preroll | None:
+    if not config.keep_last_s:
+        return None
+    return Preroll(config.keep_last_s, config.keep_last_mb << 20, config.jpeg_quality)
 
 
 def _camera_specs(config: RobotConfig) -> list[CameraSpec]:

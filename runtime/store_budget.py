@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 
 from episodes.errors import StoreError
 from episodes.retention import prune
 from episodes.store import EpisodeStore
+from runtime.recorder import EpisodeRecorder
 
 log = logging.getLogger(__name__)
 
 PERIOD_S = 60.0
+_LOOK_S = 2.0
+
+
+async def watch_disk(store: EpisodeStore, recorder: EpisodeRecorder) -> None:
+    """Tell the recorder now and then how much of the disk is free. A disk that hangs holds up only this."""
+    while True:
+        try:
+            recorder.disk_free = (await asyncio.to_thread(shutil.disk_usage, store.root)).free
+        except OSError as error:
+            log.warning("store.disk error=%s", error)
+            recorder.disk_free = None
+        await asyncio.sleep(_LOOK_S)
 
 
 async def keep_budget(store: EpisodeStore, budget_bytes: int, period_s: float = PERIOD_S) -> None:

@@ -14,7 +14,7 @@ import tty
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-Key = Literal["next", "redo", "stop", "success", "failure"]
+Key = Literal["next", "redo", "stop", "success", "failure", "keep"]
 
 _ESCAPE_S = 0.05  # an escape sequence arrives in one piece; Escape itself stands alone
 _SEQUENCES: dict[bytes, Key] = {
@@ -31,14 +31,15 @@ _LETTERS: dict[bytes, Key] = {
     b"q": "stop",
     b"s": "success",
     b"f": "failure",
+    b"k": "keep",
 }
 _EMERGENCY = b" eE"
 
 
 class Keyboard:
-    """Keys as they are pressed. Make it with ``keyboard()``."""
+    """Keys as they are pressed. Make it with ``keyboard()``; without a descriptor only ``press`` is one."""
 
-    def __init__(self, descriptor: int, emergency: Callable[[], None] | None = None) -> None:
+    def __init__(self, descriptor: int = -1, emergency: Callable[[], None] | None = None) -> None:
         self._descriptor = descriptor
         self._emergency = emergency
         self._pressed: asyncio.Queue[Key] = asyncio.Queue()
@@ -48,6 +49,15 @@ class Keyboard:
     async def next_key(self) -> Key:
         """Wait for a key that means something."""
         return await self._pressed.get()
+
+    def press(self, key: Key) -> None:
+        """As if ``key`` had been pressed."""
+        self._pressed.put_nowait(key)
+
+    def emergency(self) -> None:
+        """As if the space bar had been pressed."""
+        if self._emergency is not None:
+            self._emergency()
 
     def forget(self) -> None:
         """Drop what was pressed while nobody asked."""

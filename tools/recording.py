@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 from hal.bench.control import BenchClient
-from runtime.remote.client import Control, RobotClient
+from runtime.remote.client import Control, RobotCallError, RobotClient
 from runtime.remote.errors import RemoteError
 from tools.console import say
 from tools.keyboard import Key, Keyboard
@@ -18,6 +18,8 @@ from tools.robot_door import left_mode
 
 T = TypeVar("T")
 Outcome = Literal["success", "failure", "unknown", "discard"]
+
+Keep = Callable[[], Coroutine[Any, Any, None]]
 
 _POLL_S = 0.1
 _SETTLE_S = 0.5  # kept after the demonstrator is done, so that a policy also learns to stay
@@ -49,17 +51,24 @@ class Director(Protocol):
 class KeyDirector:
     """A person at the keyboard, with LeRobot's keys."""
 
-    def __init__(self, keys: Keyboard, outcome: Outcome) -> None:
+    def __init__(self, keys: Keyboard, outcome: Outcome, keep: Keep) -> None:
+        """``keep`` keeps the last seconds; it is called between episodes."""
         self._keys = keys
         self._outcome = outcome
+        self._keep = keep
 
     async def prepare(self, number: int) -> bool:
-        say(f"episode {number + 1}: set the scene, then → or n to record, esc or q to stop")
+        say(
+            f"episode {number + 1}: set the scene, then → or n to record, k to keep the last seconds, "
+            "esc or q to stop"
+        )
         self._keys.forget()
         while True:
             key = await self._keys.next_key()
             if key in ("next", "stop"):
                 return key == "next"
+            if key == "keep":
+                await self._keep()
 
     async def begun(self, number: int) -> None:
         say(
@@ -75,7 +84,9 @@ class KeyDirector:
             "redo": Verdict("discard", "recorded again"),
             "stop": Verdict("unknown", "the session was stopped", more=False),
         }
-        return verdicts[await self._keys.next_key()]
+        while (key := await self._keys.next_key()) not in verdicts:
+            say("it is being recorded already")
+        return verdicts[key]
 
 
 class ClockDirector:
@@ -134,14 +145,15 @@ async def record_session(
     episodes: int,
     interrupted: asyncio.Event,
     kept: Callable[[str, str], None],
+    already: int = 0,
 ) -> int:
     """Record until ``episodes`` are kept, the director stops, or ``interrupted``; how many were kept.
 
-    The arm must be in mode teleop. ``kept`` is called with each episode's id and outcome. An
-    interrupted episode is kept with outcome unknown. Raises RobotCallError, LeaseLostError, and
-    UsageError when the arm stops by itself (the episode is then kept as a failure).
+    ``already`` of them are there from before. The arm must be in mode teleop. ``kept`` is called with each
+    episode's id and outcome. An interrupted episode is kept with outcome unknown. Raises RobotCallError,
+    LeaseLostError, and UsageError when the arm stops by itself (the episode is then kept as a failure).
     """
-    count = 0
+    count = already
     while count < episodes and not interrupted.is_set():
         ready = await _unless(interrupted, director.prepare(count))
         if not ready:
@@ -152,7 +164,8 @@ async def record_session(
             verdict = await _watched(robot, director, interrupted)
         except BaseException:
             with contextlib.suppress(RemoteError):
-                await control.end_episode("failure", "the arm or its operator stopped")
+                reply = await control.end_episode("failure", "the arm or its operator stopped")
+                kept(reply.id, "failure")
             raise
         reply = await control.end_episode(verdict.outcome, verdict.reason)
         if verdict.outcome != "discard":
@@ -162,6 +175,17 @@ async def record_session(
         if not verdict.more:
             break
     return count
+
+
+async def keep_last(control: Control, task: str, outcome: Outcome, kept: Callable[[str, str], None]) -> None:
+    """Make an episode of the last seconds; a refusal is said, and the session goes on."""
+    try:
+        reply = await control.keep_last(task, outcome)
+    except RobotCallError as error:
+        say(str(error))
+        return
+    kept(reply.id, outcome)
+    say(f"kept {reply.id}: the last {reply.frames} ticks, {outcome}")
 
 
 async def _watched(robot: RobotClient, director: Director, interrupted: asyncio.Event) -> Verdict:

@@ -172,6 +172,11 @@ class Control:
         request = pb.EndEpisodeRequest(lease=self.lease.id, outcome=outcome, reason=reason)
         return await self._motion("EndEpisode", request)
 
+    async def keep_last(self, task: str, outcome: str) -> pb.EpisodeReply:
+        """Make an episode of the last seconds, in which nothing was recorded."""
+        request = pb.KeepLastRequest(lease=self.lease.id, task=task, outcome=outcome)
+        return await self._motion("KeepLast", request)
+
     async def teleop(self, goals: AsyncIterator[tuple[Vector, int]]) -> pb.TeleopSummary:
         """Stream joint goals, (rad (6,), monotonic ns at which the goal was made), to their end."""
 

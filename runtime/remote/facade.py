@@ -11,9 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from episodes.spec import Outcome
 from hal.types import JointState
 from runtime.bus_records import BusCounters
 from runtime.nouns import Flag, Vector
+from runtime.recorder import RecordingFigures
 
 Mode = Literal["off", "ready", "teleop", "policy", "hold", "fault", "estop"]
 RequestedMode = Literal["teleop", "policy", "hold"]
@@ -63,6 +65,7 @@ class RobotSnapshot:
     policy: str = ""
     loop: LoopFigures = field(default_factory=LoopFigures)
     flags: tuple[Flag, ...] = ()
+    recording: RecordingFigures = field(default_factory=RecordingFigures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,9 @@ class RobotFacade(Protocol):
 
     async def end_episode(self, outcome: EpisodeOutcome, reason: str) -> EpisodeResult:
         """End the running episode, or throw it away ("discard"). Raises RefusedError when there is none."""
+
+    async def keep_last(self, task: str, outcome: Outcome) -> EpisodeResult:
+        """Make an episode of the last seconds. Raises RefusedError while one runs or when none are held."""
 
     async def teleop_goal(self, position: Vector, age_ns: int) -> None:
         """Take one remote joint goal: rad (6,), finite; it was ``age_ns`` old on arrival.

@@ -14,6 +14,7 @@ from hal.types import JOINTS, NUM_JOINTS
 from protos.ratchet.v1 import robot_pb2 as pb
 from runtime.bus_records import BusCounters
 from runtime.nouns import Flag, Vector
+from runtime.recorder import RecordingFigures
 from runtime.remote.errors import BadRequestError
 from runtime.remote.facade import EpisodeOutcome, EpisodeResult, LoopFigures, RequestedMode, RobotSnapshot
 
@@ -74,6 +75,7 @@ def robot_state(snapshot: RobotSnapshot, lease_holder: str) -> pb.RobotState:
         loop=loop_stats(snapshot.loop),
         recent_flags=[flag_message(flag) for flag in snapshot.flags[-MAX_FLAGS:]],
         joints=JOINTS,
+        recording=recording(snapshot.recording),
     )
     if snapshot.joints is not None:
         message.position.extend(snapshot.joints.position.tolist())
@@ -87,6 +89,20 @@ def robot_state(snapshot: RobotSnapshot, lease_holder: str) -> pb.RobotState:
     if snapshot.goal is not None:
         message.goal.extend(snapshot.goal.tolist())
     return message
+
+
+def recording(figures: RecordingFigures) -> pb.Recording:
+    """The recording's figures as a message."""
+    return pb.Recording(
+        task=figures.task,
+        seconds=figures.seconds,
+        frames=figures.frames,
+        repeated=figures.repeated,
+        dropped=figures.dropped,
+        bytes_per_s=figures.bytes_per_s,
+        disk_free=figures.disk_free,
+        held_s=figures.held_s,
+    )
 
 
 def motor_replies(counters: BusCounters) -> list[pb.MotorReplies]:

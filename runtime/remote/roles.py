@@ -37,6 +37,7 @@ METHOD_ROLES: Mapping[str, Role] = {
     _CONTROL + "SetMode": Role.DRIVE,
     _CONTROL + "StartEpisode": Role.DRIVE,
     _CONTROL + "EndEpisode": Role.DRIVE,
+    _CONTROL + "KeepLast": Role.DRIVE,
     _CONTROL + "Teleop": Role.DRIVE,
     _CONTROL + "SetPolicy": Role.DEPLOY,
     "/grpc.health.v1.Health/Check": Role.LOOK,

@@ -171,6 +171,14 @@ class RobotControlService(pb_grpc.RobotControlServicer):
         reason = messages.text(request.reason, "reason")
         return messages.episode_reply(await self._facade.end_episode(outcome, reason))
 
+    async def KeepLast(self, request: pb.KeepLastRequest, context: Context) -> pb.EpisodeReply:
+        self._require(request.lease, context)
+        task = messages.text(request.task, "task", required=True)
+        outcome = messages.episode_outcome(request.outcome)
+        if outcome == "discard":
+            raise BadRequestError("the last seconds cannot be kept and discarded", "give another outcome")
+        return messages.episode_reply(await self._facade.keep_last(task, outcome))
+
     async def Teleop(
         self, request_iterator: AsyncIterator[pb.TeleopGoal], context: Context
     ) -> pb.TeleopSummary:

@@ -95,6 +95,7 @@ async def test_motion_without_the_lease_is_refused(
         "SetPolicy": pb.SetPolicyRequest(lease="x", bundle="b"),
         "StartEpisode": pb.StartEpisodeRequest(lease="x", task="t"),
         "EndEpisode": pb.EndEpisodeRequest(lease="x", outcome="success"),
+        "KeepLast": pb.KeepLastRequest(lease="x", task="t", outcome="success"),
         "Heartbeat": pb.HeartbeatRequest(lease="x"),
         "ReleaseControl": pb.ReleaseControlRequest(lease="x"),
     }

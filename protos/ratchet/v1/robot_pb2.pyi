@@ -11,7 +11,7 @@ class GetStateRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class RobotState(_message.Message):
-    __slots__ = ("robot", "mode", "reason", "tick", "position", "velocity", "effort", "temperature", "voltage", "hardware_error", "goal", "episode", "policy", "lease_holder", "loop", "recent_flags", "joints", "replies")
+    __slots__ = ("robot", "mode", "reason", "tick", "position", "velocity", "effort", "temperature", "voltage", "hardware_error", "goal", "episode", "policy", "lease_holder", "loop", "recent_flags", "joints", "replies", "recording")
     ROBOT_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class RobotState(_message.Message):
     RECENT_FLAGS_FIELD_NUMBER: _ClassVar[int]
     JOINTS_FIELD_NUMBER: _ClassVar[int]
     REPLIES_FIELD_NUMBER: _ClassVar[int]
+    RECORDING_FIELD_NUMBER: _ClassVar[int]
     robot: str
     mode: str
     reason: str
@@ -48,7 +49,28 @@ class RobotState(_message.Message):
     recent_flags: _containers.RepeatedCompositeFieldContainer[FlagMessage]
     joints: _containers.RepeatedScalarFieldContainer[str]
     replies: _containers.RepeatedCompositeFieldContainer[MotorReplies]
-    def __init__(self, robot: _Optional[str] = ..., mode: _Optional[str] = ..., reason: _Optional[str] = ..., tick: _Optional[int] = ..., position: _Optional[_Iterable[float]] = ..., velocity: _Optional[_Iterable[float]] = ..., effort: _Optional[_Iterable[float]] = ..., temperature: _Optional[_Iterable[float]] = ..., voltage: _Optional[_Iterable[float]] = ..., hardware_error: _Optional[_Iterable[int]] = ..., goal: _Optional[_Iterable[float]] = ..., episode: _Optional[str] = ..., policy: _Optional[str] = ..., lease_holder: _Optional[str] = ..., loop: _Optional[_Union[LoopStats, _Mapping]] = ..., recent_flags: _Optional[_Iterable[_Union[FlagMessage, _Mapping]]] = ..., joints: _Optional[_Iterable[str]] = ..., replies: _Optional[_Iterable[_Union[MotorReplies, _Mapping]]] = ...) -> None: ...
+    recording: Recording
+    def __init__(self, robot: _Optional[str] = ..., mode: _Optional[str] = ..., reason: _Optional[str] = ..., tick: _Optional[int] = ..., position: _Optional[_Iterable[float]] = ..., velocity: _Optional[_Iterable[float]] = ..., effort: _Optional[_Iterable[float]] = ..., temperature: _Optional[_Iterable[float]] = ..., voltage: _Optional[_Iterable[float]] = ..., hardware_error: _Optional[_Iterable[int]] = ..., goal: _Optional[_Iterable[float]] = ..., episode: _Optional[str] = ..., policy: _Optional[str] = ..., lease_holder: _Optional[str] = ..., loop: _Optional[_Union[LoopStats, _Mapping]] = ..., recent_flags: _Optional[_Iterable[_Union[FlagMessage, _Mapping]]] = ..., joints: _Optional[_Iterable[str]] = ..., replies: _Optional[_Iterable[_Union[MotorReplies, _Mapping]]] = ..., recording: _Optional[_Union[Recording, _Mapping]] = ...) -> None: ...
+
+class Recording(_message.Message):
+    __slots__ = ("task", "seconds", "frames", "repeated", "dropped", "bytes_per_s", "disk_free", "held_s")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    REPEATED_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_FIELD_NUMBER: _ClassVar[int]
+    HELD_S_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    seconds: float
+    frames: int
+    repeated: int
+    dropped: int
+    bytes_per_s: float
+    disk_free: int
+    held_s: float
+    def __init__(self, task: _Optional[str] = ..., seconds: _Optional[float] = ..., frames: _Optional[int] = ..., repeated: _Optional[int] = ..., dropped: _Optional[int] = ..., bytes_per_s: _Optional[float] = ..., disk_free: _Optional[int] = ..., held_s: _Optional[float] = ...) -> None: ...
 
 class MotorReplies(_message.Message):
     __slots__ = ("lost", "crc_errors", "timeouts", "retries", "recovered", "stalls")
@@ -201,6 +223,16 @@ class EndEpisodeRequest(_message.Message):
     outcome: str
     reason: str
     def __init__(self, lease: _Optional[str] = ..., outcome: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class KeepLastRequest(_message.Message):
+    __slots__ = ("lease", "task", "outcome")
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    lease: str
+    task: str
+    outcome: str
+    def __init__(self, lease: _Optional[str] = ..., task: _Optional[str] = ..., outcome: _Optional[str] = ...) -> None: ...
 
 class EpisodeReply(_message.Message):
     __slots__ = ("id", "frames", "end_ms", "flags")

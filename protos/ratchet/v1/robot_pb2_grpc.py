@@ -94,6 +94,11 @@ class RobotControlStub:
                 request_serializer=protos_dot_ratchet_dot_v1_dot_robot__pb2.EndEpisodeRequest.SerializeToString,
                 response_deserializer=protos_dot_ratchet_dot_v1_dot_robot__pb2.EpisodeReply.FromString,
                 _registered_method=True)
+        self.KeepLast = channel.unary_unary(
+                '/ratchet.v1.RobotControl/KeepLast',
+                request_serializer=protos_dot_ratchet_dot_v1_dot_robot__pb2.KeepLastRequest.SerializeToString,
+                response_deserializer=protos_dot_ratchet_dot_v1_dot_robot__pb2.EpisodeReply.FromString,
+                _registered_method=True)
         self.StreamTelemetry = channel.unary_stream(
                 '/ratchet.v1.RobotControl/StreamTelemetry',
                 request_serializer=protos_dot_ratchet_dot_v1_dot_robot__pb2.StreamTelemetryRequest.SerializeToString,
@@ -182,6 +187,13 @@ class RobotControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def KeepLast(self, request, context):
+        """Makes an episode of the last seconds, which are held while nothing is recorded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamTelemetry(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -256,6 +268,11 @@ def add_RobotControlServicer_to_server(servicer, server):
             'EndEpisode': grpc.unary_unary_rpc_method_handler(
                     servicer.EndEpisode,
                     request_deserializer=protos_dot_ratchet_dot_v1_dot_robot__pb2.EndEpisodeRequest.FromString,
+                    response_serializer=protos_dot_ratchet_dot_v1_dot_robot__pb2.EpisodeReply.SerializeToString,
+            ),
+            'KeepLast': grpc.unary_unary_rpc_method_handler(
+                    servicer.KeepLast,
+                    request_deserializer=protos_dot_ratchet_dot_v1_dot_robot__pb2.KeepLastRequest.FromString,
                     response_serializer=protos_dot_ratchet_dot_v1_dot_robot__pb2.EpisodeReply.SerializeToString,
             ),
             'StreamTelemetry': grpc.unary_stream_rpc_method_handler(
@@ -592,6 +609,33 @@ class RobotControl:
             target,
             '/ratchet.v1.RobotControl/EndEpisode',
             protos_dot_ratchet_dot_v1_dot_robot__pb2.EndEpisodeRequest.SerializeToString,
+            protos_dot_ratchet_dot_v1_dot_robot__pb2.EpisodeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def KeepLast(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ratchet.v1.RobotControl/KeepLast',
+            protos_dot_ratchet_dot_v1_dot_robot__pb2.KeepLastRequest.SerializeToString,
             protos_dot_ratchet_dot_v1_dot_robot__pb2.EpisodeReply.FromString,
             options,
             channel_credentials,

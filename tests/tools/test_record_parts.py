@@ -1,0 +1,99 @@
+"""The parts of `ratchet record` that need no robot: pedal, panel, the note of an unfinished session."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from protos.ratchet.v1 import robot_pb2 as pb
+from tools.commands.record import record
+from tools.errors import UsageError
+from tools.keyboard import Keyboard
+from tools.pedal import check_source, pedal
+from tools.record_notes import SessionNote
+from tools.record_panel import fields
+from tools.recording import KeyDirector
+
+
+async def test_a_fifo_is_a_pedal_through_any_number_of_writers(tmp_path: Path) -> None:
+    path = tmp_path / "pedal"
+    os.mkfifo(path)
+    stopped = asyncio.Event()
+    keys = Keyboard(emergency=stopped.set)
+    async with pedal(str(path), keys), asyncio.timeout(20):
+        for line, key in (("success\n", "success"), ("\n", "next"), ("nonsense\nredo\n", "redo")):
+            with path.open("w") as writer:
+                writer.write(line)
+            assert await keys.next_key() == key
+        with path.open("w") as writer:
+            writer.write("estop\n")
+        await stopped.wait()
+
+
+async def test_a_program_is_a_pedal_and_ends_with_the_session() -> None:
+    keys = Keyboard()
+    async with pedal("echo failure; echo; exec sleep 1000", keys), asyncio.timeout(20):
+        assert await keys.next_key() == "failure"
+        assert await keys.next_key() == "next"
+
+
+def test_what_can_be_no_pedal_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("x")
+    with pytest.raises(UsageError, match="mkfifo"):
+        check_source(str(path))
+    check_source("evtest /dev/input/event3 | grep -o next")
+
+
+async def test_keeping_the_last_seconds_does_not_begin_an_episode() -> None:
+    keys, kept = Keyboard(), []
+
+    async def keep() -> None:
+        kept.append(1)
+        keys.press("next")
+
+    director = KeyDirector(keys, "success", keep)
+    asyncio.get_running_loop().call_later(0.05, keys.press, "keep")
+    assert await director.prepare(0)
+    assert kept == [1]
+    await director.begun(0)
+    for key in ("keep", "failure"):
+        keys.press(key)
+    assert (await director.verdict()).outcome == "failure"
+
+
+def test_the_panel_says_rate_drops_disk_and_what_is_left() -> None:
+    state = pb.RobotState(episode="e", recent_flags=[pb.FlagMessage(kind="stall", score=2.0)])
+    state.loop.period_ms_p50 = 33.3
+    state.recording.seconds, state.recording.frames, state.recording.dropped = 3.0, 180, 2
+    state.recording.bytes_per_s, state.recording.disk_free = 4e6, 2_000_000_000
+    shown = fields(state)
+    assert shown["episode"] == "3.0 s, 180 pictures"
+    assert shown["rate"].startswith("30.0 Hz")
+    assert shown["drops"].startswith("2 dropped")
+    assert shown["disk"] == "2.0 GB free, 4.0 MB/s, 8 min left  RUNNING OUT"
+    assert shown["flags"] == "stall (2.0)"
+
+
+def test_an_unfinished_session_is_remembered_until_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "record.json"
+    note = SessionNote(path, "unix:/x", "pick")
+    assert note.kept() == 0
+    note.set(12)
+    assert SessionNote(path, "unix:/x", "pick").kept() == 12
+    assert SessionNote(path, "unix:/x", "place").kept() == 0
+    note.set(0)
+    assert note.kept() == 0
+    path.write_text("torn")
+    assert note.kept() == 0
+
+
+@pytest.mark.parametrize("task", ["", "x" * 201, "two\nlines"])
+def test_a_task_is_one_short_line(task: str) -> None:
+    done = CliRunner().invoke(record, ["--task", task, "--episodes", "1"])
+    assert done.exit_code == 2
+    assert "one line" in done.output
