@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -63,6 +64,11 @@ class Rows:
             np.empty((count, window.chunk), bool),
             np.empty(past, bool),
         )
+
+    def references(self) -> int:
+        """How often the arrays are referred to: as many as when they were made means that no tensor does."""
+        arrays = (self.state, self.actions, self.is_pad, self.past_is_pad, *self.images.values())
+        return sum(sys.getrefcount(array) for array in arrays)
 
     def batch(self, base: torch.Tensor | None = None) -> Batch:
         """The same as tensors, without copying; without the axis T where it is 1."""

@@ -75,7 +75,7 @@ class CacheFile:
 
 def checksum(picture: U8) -> int:
     """CRC32C of a picture's bytes; never 0, which means that there is none."""
-    return google_crc32c.value(np.ascontiguousarray(picture).data.cast("B")) or 1
+    return google_crc32c.value(picture.tobytes()) or 1
 
 
 def header(frames: int, size: tuple[int, int]) -> bytes:

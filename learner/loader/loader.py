@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any
 
@@ -45,6 +45,7 @@ class Loader:
         self._threads = threads
         self._ahead = ahead
         self._pool = ThreadPoolExecutor(threads, "loader")
+        self._made: list[tuple[Rows, int]] = []
         self._coming: deque[tuple[int, Rows, list[Future[None]]]] = deque()
 
     def batch(self, step: int) -> Batch:
@@ -57,12 +58,14 @@ class Loader:
         self._begin_to(step)
         _, rows, parts = self._coming.popleft()
         began = time.perf_counter()
+        wait(parts)
+        self.waited_s += time.perf_counter() - began
         for part in parts:
             part.result()
-        self.waited_s += time.perf_counter() - began
         self.step = step + 1
+        batch = rows.batch(self._sampler.base(step))  # holds the rows before others look for free ones
         self._begin_to(step + 1)
-        return rows.batch(self._sampler.base(step))
+        return batch
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
@@ -86,16 +89,27 @@ class Loader:
         step = self._coming[-1][0] + 1 if self._coming else first
         while len(self._coming) < self._ahead:
             indices = self._sampler.indices(step).numpy()
-            rows = Rows.empty(len(indices), self._samples, self._window)
+            rows = self._rows(len(indices))
             at = np.array_split(np.arange(len(indices)), min(self._threads, len(indices)))
             parts = [self._pool.submit(self._samples.fill, rows, some, indices[some]) for some in at]
             self._coming.append((step, rows, parts))
             step += 1
 
+    def _rows(self, count: int) -> Rows:
+        """Room for a batch: of one that nobody holds any more (fresh memory costs a fifth of decoding)."""
+        for rows, alone in self._made:
+            if rows.references() == alone and not any(rows is other for _, other, _ in self._coming):
+                return rows
+        rows = Rows.empty(count, self._samples, self._window)
+        self._made.append((rows, rows.references()))
+        del self._made[: -self._ahead - 2]
+        return rows
+
     def _abandon(self) -> None:
         for _, _, parts in self._coming:
             for part in parts:
                 part.cancel()
+            wait(parts)
         self._coming.clear()
 
     def __enter__(self) -> Loader:

@@ -15,6 +15,7 @@ BENCHES: dict[str, str] = {
     "contact": "How soon a blocked arm stops, and how often one stops for nothing.",
     "crash": "Kill the recorder, cut the power at every write: what is left of the episodes.",
     "recorder": "Four cameras into the store on two cores: drops, bytes, PSNR, end of episode.",
+    "loader": "Random training samples a second, beside the decoder alone and beside LeRobot.",
     "faults": "Break everything in turn: what the arm does, what comes back by itself.",
 }
 
