@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from runtime.remote.client import Control, RobotClient
+from runtime.remote.errors import RemoteError
 from tools.bench.act_bundle import Served
 from tools.children import Child
 from tools.errors import UsageError
@@ -56,9 +57,14 @@ class Span:
 class Driver:
     """Keeps the robot at a load. Raises RemoteError when it refuses, BenchError when the bench does."""
 
-    def __init__(self, sim: SimRobot, robot: RobotClient, control: Control) -> None:
-        self._sim, self._robot, self._control = sim, robot, control
+    def __init__(self, sim: SimRobot, robot: RobotClient, leases: contextlib.AsyncExitStack) -> None:
+        self._sim, self._robot, self._leases = sim, robot, leases
+        self._control: Control
         self._seed = 0
+
+    async def take_control(self) -> None:
+        """Acquire the robot; again when a stall of the whole machine has cost the lease."""
+        self._control = await self._leases.enter_async_context(self._robot.control("bench"))
 
     async def run(self, load: Load, seconds: float, progress: Callable[[float], None]) -> Span:
         """Bring the robot to ``load``, keep it there for ``seconds``, and let it hold again."""
@@ -75,12 +81,16 @@ class Driver:
         while (now := time.monotonic()) - began < seconds:
             progress(now - began)
             await asyncio.sleep(_POLL_S)
-            await self._keep(load, span)
-            if load.records and now - episode >= recording_s:
-                await self._end(load, span)
-                await self._control.start_episode(TASK)
-                episode = now
-            await self._move(load)
+            try:
+                await self._keep(load, span)
+                if load.records and now - episode >= recording_s:
+                    await self._end(load, span)
+                    await self._control.start_episode(TASK)
+                    episode = now
+                await self._move(load)
+            except RemoteError as error:
+                self._interrupted(span, str(error))
+                await self._regain(load)
         span.end_ns = time.monotonic_ns()
         if load.records:
             await self._end(load, span)
@@ -93,13 +103,23 @@ class Driver:
         state = await self._robot.state()
         if state.mode == load.mode:
             return
-        span.interruptions.append(f"{state.mode}: {state.reason}")
-        if len(span.interruptions) > _RESUMES:
-            raise UsageError(
-                f"the arm does not stay in mode {load.mode}: {state.reason}; read {self._sim.log}"
-            )
+        self._interrupted(span, f"{state.mode}: {state.reason}")
         await self._control.enable()
         await self._control.set_mode(load.mode)
+
+    def _interrupted(self, span: Span, why: str) -> None:
+        span.interruptions.append(why)
+        if len(span.interruptions) > _RESUMES:
+            raise UsageError(f"the arm does not stay at its load: {why}; read {self._sim.log}")
+
+    async def _regain(self, load: Load) -> None:
+        """After a call was refused: control of the robot, its mode and its recording, as they should be."""
+        with contextlib.suppress(RemoteError):  # it may be ours still
+            await self.take_control()
+        await self._control.enable()
+        await self._control.set_mode(load.mode)
+        if load.records and not (await self._robot.state()).episode:
+            await self._control.start_episode(TASK)
 
     async def _move(self, load: Load) -> None:
         """The next demonstration when the last one is over."""

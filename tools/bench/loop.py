@@ -73,8 +73,9 @@ async def measure(folder: Path, loads: Sequence[Load], seconds: float, figures: 
         prerendered=True,
     )
     with sim:
-        async with sim.client() as robot, robot.control("bench") as control:
-            driver = Driver(sim, robot, control)
+        async with sim.client() as robot, contextlib.AsyncExitStack() as leases:
+            driver = Driver(sim, robot, leases)
+            await driver.take_control()
             for load in loads:
                 figures[load.name] = await _load(sim, driver, served, load, seconds)
             await robot.stop("the benchmark is done")
