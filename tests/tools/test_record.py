@@ -128,3 +128,21 @@ def test_lerobots_keys_and_the_terminal_as_it_was(sim: SimRobot) -> None:
     with EpisodeStore.open(sim.store_path, create=False, mode="r") as store:
         found = store.query("SELECT outcome FROM episodes WHERE task = 'by keys' ORDER BY id")
     assert sorted(row["outcome"] for row in found) == ["failure", "success"]
+
+
+def test_stopped_from_elsewhere_it_counts_what_was_kept_and_goes_on_next_time(sim: SimRobot) -> None:
+    arguments = ("record", "--dir", str(sim.paths.run_dir), "--task", "in two parts", "--episodes", "3")
+    terminal = Terminal(*arguments)
+    terminal.expect("episode 1")
+    terminal.press(b"n")
+    terminal.expect("recording")
+    time.sleep(0.3)
+    assert call("stop", "--dir", sim.paths.run_dir).exit_code == 0
+    terminal.expect("1 of 3 episodes kept")
+    assert terminal.close() != 0
+    terminal = Terminal(*arguments)
+    terminal.expect("1 of 3 are kept")
+    terminal.expect("episode 2")
+    terminal.press(b"q")
+    terminal.expect("1 of 3 episodes kept")
+    assert terminal.close() == 0
