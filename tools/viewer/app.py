@@ -93,7 +93,8 @@ class Viewer:
             case ["episode", name, "frames", camera]:
                 return _json(library.frames(name, camera))
             case ["episode", name, "frame", camera, index]:
-                return Response(library.jpeg(name, camera, int(index)), "image/jpeg", cache=True)
+                run = library.jpegs(name, camera, int(index), int(query.get("count", 1)))
+                return Response(run, "application/octet-stream", cache=True)
             case ["episode", name, "traces"]:
                 names = [n for n in query.get("names", "").split(",") if n]
                 begin, end = float(query.get("from", "-inf")), float(query.get("to", "inf"))

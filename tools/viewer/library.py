@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from episodes.catalogue import TABLES
-from episodes.errors import QueryError
+from episodes.errors import DamagedError, QueryError
 from episodes.query import query
 from episodes.reader import Episode, FrameSeq
 from episodes.store import EpisodeStore
@@ -18,6 +18,8 @@ from tools.viewer.traces import MAX_SERIES, spans, trace
 
 KEPT = 6  # episodes whose numbers stay in memory
 MAX_ROWS = 1000
+RUN = 32  # frames in one answer
+RUN_BYTES = 8 << 20
 QUERY_S = 10.0
 MAX_VALUES = 300_000  # of one answer of traces, about 3 MB
 _LISTED = (
@@ -126,12 +128,24 @@ class Library:
             "missing": [(int(i), int(lost[i])) for i in np.flatnonzero(lost > 0)],
         }
 
-    def jpeg(self, episode_id: str, camera: str, index: int) -> bytes:
-        """The stored picture. Raises IndexError, DamagedError."""
+    def jpegs(self, episode_id: str, camera: str, first: int, count: int) -> bytes:
+        """The stored pictures ``first`` …, each behind its length (uint32, little-endian).
+
+        A damaged one has length 0. At most RUN frames and RUN_BYTES, one at least. Raises IndexError.
+        """
         frames = self._open(episode_id).frames(camera)
-        if not 0 <= index < len(frames):
+        if not 0 <= first < len(frames):
             raise IndexError(f"camera {camera} has frames 0 to {len(frames) - 1}")
-        return frames.jpeg(index)
+        out = bytearray()
+        for index in range(first, min(first + max(1, min(count, RUN)), len(frames))):
+            if out and len(out) + int(frames.lengths[index]) > RUN_BYTES:
+                break
+            try:
+                picture = frames.jpeg(index)
+            except DamagedError:
+                picture = b""
+            out += len(picture).to_bytes(4, "little") + picture
+        return bytes(out)
 
     def traces(
         self, episode_id: str, names: list[str], begin_s: float, end_s: float, points: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ def trace(stream: StreamData, origin_ns: int, begin_s: float, end_s: float, poin
     first = max(0, int(np.searchsorted(t, begin_s)) - 1)
     last = min(len(t), int(np.searchsorted(t, end_s, side="right")) + 1)
     t = t[first:last]
-    values = np.asarray(stream.values[first:last], np.float64).reshape(len(t), -1)[:, :MAX_SERIES]
+    wide = math.prod(stream.values.shape[1:])
+    values = np.asarray(stream.values[first:last], np.float64).reshape(len(t), wide)[:, :MAX_SERIES]
     described: dict[str, Any] = {"unit": stream.unit, "names": list(stream.names), "rows": len(t)}
     if len(t) <= 2 * points:
         step = float(np.median(np.diff(t))) if len(t) > 1 else 0.0
@@ -49,10 +51,9 @@ def trace(stream: StreamData, origin_ns: int, begin_s: float, end_s: float, poin
 
 def spans(stream: StreamData, origin_ns: int, limit: int = 5000) -> list[tuple[float, float, int]]:
     """Runs of one value in a stream of codes: (from s, to s, code), at most ``limit`` of them."""
-    codes = np.asarray(stream.values).reshape(len(stream), -1)
-    if not codes.size:
+    if not stream.values.size:
         return []
-    column = codes[:, 0]
+    column = np.asarray(stream.values).reshape(len(stream), -1)[:, 0]
     starts = np.flatnonzero(np.diff(column.astype(np.int64), prepend=int(column[0]) - 1))[:limit]
     t = (stream.t_ns - origin_ns) / 1e9
     ends = np.append(t[starts[1:]], t[-1])

@@ -4,7 +4,8 @@ import { ask, lastBefore, make, part } from "./api.js";
 
 const CACHE_BYTES = 96 << 20; // decoded, for each camera
 const AHEAD_S = 0.8;
-const FETCHES = 3; // at a time, for each camera; a browser has six connections in all
+const FETCHES = 2; // at a time, for each camera; a browser has six connections in all
+const RUN = 8; // frames in one request
 
 export class Camera {
   constructor(episode, name, described, owner) {
@@ -16,6 +17,7 @@ export class Camera {
     this.missing = new Map();
     this.cache = new Map(); // index -> ImageBitmap, or "damaged"
     this.pending = new Set();
+    this.fetching = 0;
     this.keep = Math.max(24, Math.floor(CACHE_BYTES / (described.width * described.height * 4)));
     this.shown = -1;
     this.painted = 0; // pictures drawn so far
@@ -25,7 +27,7 @@ export class Camera {
     this.element = make("figure", { className: "camera" }, this.canvas,
       make("figcaption", {}, make("b", {}, name), this.stamp, this.badge));
     this.element.dataset.camera = name;
-    this.element.style.setProperty("--shape", `${described.width} / ${described.height}`);
+    this.element.style.setProperty("--shape", String(described.width / described.height));
     this.ready = this.load(episode, name);
   }
 
@@ -51,16 +53,17 @@ export class Camera {
   /** Show what this camera saw at `time`; `speed` > 0 while playing, to fetch ahead. */
   show(time, speed) {
     if (this.closed || !this.times.length) return;
-    const index = lastBefore(this.times, time + 1e-4);
-    this.prefetch(Math.max(0, index), speed);
-    if (index < 0) { this.say("before the first frame"); return; }
+    const early = time + 1e-4 < this.times[0];
+    const index = Math.max(0, lastBefore(this.times, time + 1e-4));
+    this.prefetch(index, speed);
     const age = time - this.times[index];
     const last = index === this.times.length - 1;
     const bitmap = this.cache.get(index);
     if (bitmap && this.shown !== index) this.paint(bitmap, index);
-    this.element.classList.toggle("stale", age > 2.5 * this.period);
+    this.element.classList.toggle("stale", early || age > 2.5 * this.period);
     this.stamp.textContent = `#${index} ${this.times[index].toFixed(3)} s`;
     if (bitmap === "damaged") this.say("damaged frame", "bad");
+    else if (early) this.say("not yet");
     else if (age > 2.5 * this.period) this.say(last ? "camera ended" : `gap: ${Math.round(age * 1000)} ms old`, "bad");
     else if (this.repeated.has(index)) this.say("repeated", "warn");
     else if (this.missing.has(index)) this.say(`${this.missing.get(index)} lost after this`, "warn");
@@ -75,24 +78,40 @@ export class Camera {
     this.painted += 1;
   }
 
+  /** Ask for the frames that will be due next and are not here, a run of them at a time. */
   prefetch(index, speed) {
-    const ahead = speed > 0 ? Math.ceil((AHEAD_S * Math.max(1, speed)) / this.period) : 4;
+    const ahead = Math.ceil(speed > 0 ? (AHEAD_S * Math.max(1, speed)) / this.period : 6);
     const end = Math.min(this.times.length, index + Math.min(ahead, this.keep >> 1) + 1);
-    const step = Math.max(1, Math.floor(speed / 2)); // at high speed not every frame can be shown
-    for (let i = index; i < end && this.pending.size < FETCHES; i += i === index ? 1 : step) {
-      if (!this.cache.has(i) && !this.pending.has(i)) this.fetch(i);
-    }
-    if (speed === 0 && index > 0 && this.pending.size < FETCHES && !this.cache.has(index - 1) && !this.pending.has(index - 1)) {
-      this.fetch(index - 1);
+    const missing = (i) => !this.cache.has(i) && !this.pending.has(i);
+    for (let i = speed > 0 ? index : Math.max(0, index - 1); i < end && this.fetching < FETCHES; i += 1) {
+      if (!missing(i)) continue;
+      // What is due now comes alone, so that it comes at once.
+      const most = i <= index ? 1 : RUN;
+      let count = 1;
+      while (count < most && i + count < end && missing(i + count)) count += 1;
+      if (speed > 0 && i > index && count < RUN / 2 && i + count < this.times.length && i > index + RUN / 2) break; // wait for a fuller run
+      this.fetch(i, count);
+      i += count - 1;
     }
   }
 
-  async fetch(index) {
-    this.pending.add(index);
+  async fetch(start, count) {
+    for (let i = start; i < start + count; i += 1) this.pending.add(i);
+    this.fetching += 1;
+    let jpegs = [];
+    try {
+      const reply = await fetch(`${this.base}${start}?count=${count}`);
+      if (reply.ok) jpegs = split(await reply.arrayBuffer());
+    } catch { jpegs = []; } // shown as damaged
+    this.fetching -= 1;
+    await Promise.all(Array.from({ length: count }, (_, i) => this.decode(start + i, jpegs[i])));
+    this.owner.refresh();
+  }
+
+  async decode(index, jpeg) {
     let got = "damaged";
     try {
-      const reply = await fetch(this.base + index);
-      if (reply.ok) got = await createImageBitmap(await reply.blob());
+      if (jpeg?.byteLength) got = await createImageBitmap(new Blob([jpeg], { type: "image/jpeg" }));
     } catch { got = "damaged"; }
     this.pending.delete(index);
     if (this.closed) { got.close?.(); return; }
@@ -102,7 +121,6 @@ export class Camera {
       this.cache.get(old).close?.();
       this.cache.delete(old);
     }
-    this.owner.refresh();
   }
 
   /** Marks for the timeline: [time, kind]. */
@@ -117,4 +135,15 @@ export class Camera {
     for (const bitmap of this.cache.values()) bitmap.close?.();
     this.cache.clear();
   }
+}
+
+/** Pictures one after the other, each behind its length (uint32, little-endian; 0 when it is damaged). */
+function split(buffer) {
+  const view = new DataView(buffer), found = [];
+  for (let at = 0; at + 4 <= buffer.byteLength;) {
+    const size = view.getUint32(at, true);
+    found.push(new Uint8Array(buffer, at + 4, size));
+    at += 4 + size;
+  }
+  return found;
 }

@@ -46,7 +46,7 @@ export class Pane {
 
   pictures() {
     if (!this.cameras.length) return make("p", { className: "none dim" }, "This episode has no cameras.");
-    return make("div", { className: "cameras" }, ...this.cameras.map((camera) => camera.element));
+    return make("div", { className: `cameras ${this.cameras.length > 4 ? "many" : ""}` }, ...this.cameras.map((camera) => camera.element));
   }
 
   flagList() {
@@ -91,7 +91,7 @@ export class Pane {
     const button = others.length ? make("button", { className: "more" }, this.more ? "fewer streams" : `${others.length} more streams`) : null;
     button?.addEventListener("click", () => { this.more = !this.more; this.plan(); this.load(); });
     const unit = first ? streams[first].unit : "";
-    const key = first ? make("div", { className: "key dim" }, ...["position", "goal", "asked"].flatMap((name) => [swatch(name), name === "goal" ? "goal (let through)" : name]), unit ? ` in ${unit}` : "",
+    const key = first ? make("div", { className: "key dim" }, ...["position", "goal", "asked"].flatMap((name) => [swatch(name), name === "goal" ? "goal (let through)" : name]), unit ? `\u00a0 · ${unit}` : "",
       make("span", { className: "key-bands" }, ...["teleop", "policy", "intervention"].flatMap((name) => [swatch(name), name])), button) : button;
     this.grid.replaceChildren(...[key].filter(Boolean), ...this.charts.map((chart) => chart.element));
   }

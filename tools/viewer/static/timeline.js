@@ -51,8 +51,12 @@ export class Timeline {
     bar(0, data.seconds, 13, 10, color("track"));
     for (const [start, end, code] of data.sources) bar(start, end, 13, 10, color(SOURCES[code] ?? "none"));
     for (const span of data.interventions) bar(span.start, span.end, 13, 10, color("intervention"));
-    for (const flag of data.flags) {
-      bar(flag.start, flag.end, 4, 5, this.pane.flagColor(flag), 3);
+    const lanes = [];
+    for (const flag of data.flags) { // flags that overlap lie in lanes of their own, as far as there is room
+      let lane = lanes.findIndex((end) => end < flag.start);
+      if (lane < 0) lane = lanes.length < 3 ? lanes.push(0) - 1 : 2;
+      lanes[lane] = flag.end;
+      bar(flag.start, flag.end, 1 + lane * 4, 3, this.pane.flagColor(flag), 3);
       context.beginPath();
       context.moveTo(this.x(flag.start) - 4, 1);
       context.lineTo(this.x(flag.start) + 4, 1);
