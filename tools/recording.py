@@ -13,6 +13,7 @@ from hal.bench.control import BenchClient
 from runtime.remote.client import Control, RobotCallError, RobotClient
 from runtime.remote.errors import RemoteError
 from tools.console import say
+from tools.errors import UsageError
 from tools.keyboard import Key, Keyboard
 from tools.robot_door import left_mode
 
@@ -151,7 +152,8 @@ async def record_session(
 
     ``already`` of them are there from before. The arm must be in mode teleop. ``kept`` is called with each
     episode's id and outcome. An interrupted episode is kept with outcome unknown. Raises RobotCallError,
-    LeaseLostError, and UsageError when the arm stops by itself (the episode is then kept as a failure).
+    LeaseLostError, and UsageError when the arm or the recording stops by itself (what there is of the
+    episode is then kept).
     """
     count = already
     while count < episodes and not interrupted.is_set():
@@ -196,6 +198,8 @@ async def _watched(robot: RobotClient, director: Director, interrupted: asyncio.
             state = await robot.state()
             if state.mode != "teleop":
                 raise left_mode("teleop", state.mode, state.reason)
+            if not state.episode:  # the disk, most likely; the operator must not act on for nobody
+                raise UsageError(f"recording stopped: {state.reason}")
             await asyncio.wait([verdict], timeout=_POLL_S)
         return verdict.result() or Verdict("unknown", "the session was interrupted", more=False)
     finally:

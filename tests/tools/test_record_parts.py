@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from protos.ratchet.v1 import robot_pb2 as pb
+from runtime.remote.errors import RemoteError
 from tools.commands.record import record
 from tools.errors import UsageError
 from tools.keyboard import Keyboard
 from tools.pedal import check_source, pedal
 from tools.record_notes import SessionNote
 from tools.record_panel import fields
-from tools.recording import KeyDirector
+from tools.recording import ClockDirector, KeyDirector, record_session
 
 
 async def test_a_fifo_is_a_pedal_through_any_number_of_writers(tmp_path: Path) -> None:
@@ -97,3 +99,29 @@ def test_a_task_is_one_short_line(task: str) -> None:
     done = CliRunner().invoke(record, ["--task", task, "--episodes", "1"])
     assert done.exit_code == 2
     assert "one line" in done.output
+
+
+class BrokenDisk:
+    """A robot whose recording stops at the second look; ends are refused, as nothing runs."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    async def state(self) -> pb.RobotState:
+        self.looks += 1
+        full = "teleop asked for; no space left to write e.journal"
+        return pb.RobotState(mode="teleop", episode="e" if self.looks < 2 else "", reason=full)
+
+    async def start_episode(self, task: str) -> pb.EpisodeReply:
+        return pb.EpisodeReply(id="e")
+
+    async def end_episode(self, outcome: str, reason: str) -> pb.EpisodeReply:
+        raise RemoteError("no episode is running")
+
+
+async def test_a_full_disk_is_told_while_the_operator_still_works() -> None:
+    robot: Any = BrokenDisk()
+    director = ClockDirector(60.0, 0.0, "success")
+    async with asyncio.timeout(20):
+        with pytest.raises(UsageError, match="no space left"):
+            await record_session(robot, robot, director, "x", 1, asyncio.Event(), lambda *_: None)
