@@ -258,10 +258,13 @@ class EpisodeStore:
         return query(self.catalogue, sql)
 
     def select(self, where: str) -> list[str]:
-        """Ids of the episodes for which the SQL condition ``where`` holds, oldest first."""
-        return [
-            r["id"] for r in self.query(f"SELECT id FROM episodes WHERE {where} ORDER BY started_wall, id")
-        ]
+        """Ids of the episodes for which the SQL condition ``where`` holds, oldest first; or a whole SELECT.
+
+        See `episodes.selection.select`. Raises QueryError.
+        """
+        from episodes.selection import select  # as above
+
+        return select(self.catalogue, where)
 
     def verify(self, deep: bool = True) -> VerifyReport:
         """Check every published episode: ``deep`` reads and checksums every byte."""

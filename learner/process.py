@@ -50,7 +50,10 @@ class Selection:
 
 @dataclass(frozen=True)
 class RoundReport:
-    """What a round did. ``control`` is the control arm's evaluation on the same seeds, when it was run."""
+    """What a round did. ``control`` is the control arm's evaluation on the same seeds, when it was run.
+
+    ``waiting`` is the share of fine-tuning's time that it waited for data; None when it was not run anew.
+    """
 
     number: int
     champion_before: str
@@ -65,6 +68,7 @@ class RoundReport:
     seconds: dict[str, float]
     control: EvaluateResult | None = None
     control_version: str | None = None
+    waiting: float | None = None
     losses: tuple[tuple[int, float], ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
@@ -107,6 +111,7 @@ class _Round:
         self.number, self.folder = _next_folder(config.work / "rounds")
         self.seconds: dict[str, float] = {}
         self.losses: tuple[tuple[int, float], ...] = ()
+        self.waiting: float | None = None
         self._loaded: tuple[Dataset, Dataset] | None = None
 
     def run(self, control: bool) -> RoundReport:
@@ -140,6 +145,7 @@ class _Round:
             control=judged_arm,
             control_version=arm.version if arm is not None else None,
             losses=self.losses,
+            waiting=self.waiting,
         )
         _write_json(self.folder / "report.json", report.to_json())
         log.info("round.done number=%d verdict=%s", self.number, decision.verdict)
@@ -189,7 +195,7 @@ class _Round:
             )
         self._track(result, config, stage)
         if stage == "finetune":
-            self.losses = result.losses
+            self.losses, self.waiting = result.losses, result.waiting
         with self._timed("export"):
             self.progress("export", 0, 1, 0.0)
             bundle = export(

@@ -72,20 +72,22 @@ def train(
     dataset: Dataset,
     config: TrainConfig,
     *,
+    parts: Sequence[Part] | None = None,
     folder: Path | None = None,
     progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> TrainResult:
     """Train from scratch on every step of ``dataset``, normalised by its own statistics.
 
-    With ``folder`` a checkpoint is kept there and continued from. Raises DataError for data that do
-    not fit the network, DivergedError on NaN or infinity, CheckpointError for a foreign checkpoint,
-    StoppedError when ``stop`` said so (a checkpoint is then in ``folder``).
+    ``parts`` say how batches are mixed; by default every step is as likely as another. With ``folder`` a
+    checkpoint is kept there and continued from. Raises DataError for data that do not fit the network,
+    DivergedError on NaN or infinity, CheckpointError for a foreign checkpoint, StoppedError when ``stop``
+    said so (a checkpoint is then in ``folder``).
     """
     architecture = act_config(dataset, config.model)
     model = build_model(architecture, config.seed)
-    parts = [Part(0, len(dataset), min(config.batch, len(dataset)))]
-    return Trainer(model, norm_stats(dataset), dataset, parts, config).run(folder, progress, stop)
+    mixed = parts or [Part(0, len(dataset), min(config.batch, len(dataset)))]
+    return Trainer(model, norm_stats(dataset), dataset, mixed, config).run(folder, progress, stop)
 
 
 class Trainer:

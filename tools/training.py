@@ -6,7 +6,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from learner.config import TrainConfig
 from learner.data import Dataset
 from learner.described import RobotDescription, describe
 from learner.errors import DataError, TrackingError
+from learner.loader.mix import Source, choose, parts_of
 from learner.loading import load_dataset
 from learner.model import act_config
 from learner.tracking import Run
@@ -47,6 +48,7 @@ class Plan(BaseModel):
     episodes: tuple[str, ...]
     config: TrainConfig
     name: str
+    mix: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,17 +75,27 @@ def training_folder(out: Path) -> Path:
     return out.with_name(out.name + ".training")
 
 
-def new_plan(store: Path, where: str, config: TrainConfig, name: str, out: Path) -> Plan:
-    """A fresh run. Raises UsageError when one is unfinished already, or nothing is selected."""
+def new_plan(
+    store: Path, where: str, config: TrainConfig, name: str, out: Path, mix: Sequence[tuple[float, str]] = ()
+) -> Plan:
+    """A fresh run; ``mix`` holds (weight, SQL) of each source instead of ``where``.
+
+    Raises UsageError when one is unfinished already, or nothing is selected.
+    """
     folder = training_folder(out)
     if (folder / PLAN_FILE).exists():
         raise UsageError(f"an unfinished run is in {folder}; continue it with --resume, or delete the folder")
     with EpisodeStore.open(store, create=False, mode="r") as opened:
         # By name, not by when they were recorded: lockstep recorders race, and a seed shall mean one order.
-        chosen = sorted(opened.select(where))
+        sources = choose(mix, opened.select)
+        chosen = [name for s in sources for name in s.episodes] or sorted(opened.select(where))
     if not chosen:
         raise UsageError(f"no episode of {store} fulfils {where!r}; see `ratchet episodes ls`")
-    return Plan(store=store.absolute(), where=where, episodes=tuple(chosen), config=config, name=name)
+    if mix:
+        where = "; ".join(f"{weight:g} × {condition}" for weight, condition in mix)
+    return Plan(
+        store=store.absolute(), where=where, episodes=tuple(chosen), config=config, name=name, mix=sources
+    )
 
 
 def stored_plan(out: Path) -> Plan:
@@ -151,7 +163,15 @@ def _train_and_export(
             update(step, f"loss {loss:.4f}")
             points.add(step, loss)
 
-        result = train(data.samples, plan.config, folder=training_folder(out), progress=progress, stop=stop)
+        parts = parts_of(data.samples, plan.mix, plan.config.batch) if plan.mix else None
+        result = train(
+            data.samples,
+            plan.config,
+            parts=parts,
+            folder=training_folder(out),
+            progress=progress,
+            stop=stop,
+        )
     points.flush()
     say("exporting: safetensors, ONNX fp32, ONNX int8, and comparing them")
     bundle = export(

@@ -176,4 +176,6 @@ def _show(report: RoundReport, as_json: bool) -> None:
     )
     for reason in report.decision.reasons:
         click.echo(f"  {reason}")
+    if report.waiting is not None:
+        click.echo(f"  fine-tuning waited for data {report.waiting:.1%} of its time")
     click.echo(f"champion: {report.champion_after}")

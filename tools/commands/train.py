@@ -23,6 +23,7 @@ EXAMPLES = """
 Examples:
   ratchet train --store episodes --out out/bundle --steps 3000
   ratchet train --store episodes --where "robot = 'cr5'" --out out/cr5 --set chunk=16 --set batch=16
+  ratchet train --store episodes --out out/mixed --mix 3 "kind = 'demo'" --mix 1 "flagged"
   ratchet train --out out/bundle --resume
 
 \b
@@ -36,6 +37,8 @@ BASE_WHERE = "kind IN ('demo', 'import') AND outcome <> 'failure'"
 @click.command(epilog=EXAMPLES)
 @click.option("--store", type=PATH, help="The episode store.")
 @click.option("--where", help=f"SQL condition over its catalogue [default: {BASE_WHERE}].")
+@click.option("--mix", type=(click.FloatRange(0.0, min_open=True), str), multiple=True, metavar="WEIGHT SQL",
+              help="Instead of --where, repeated: a selection and its share of every batch.")  # fmt: skip
 @click.option("--out", type=PATH, required=True, help="Where the bundle goes; must not exist.")
 @click.option("--preset", type=click.Choice(["small", "full"]), help="The network [default: small].")
 @click.option("--steps", type=click.IntRange(1), help="Optimiser steps [default: 3000].")
@@ -51,6 +54,7 @@ BASE_WHERE = "kind IN ('demo', 'import') AND outcome <> 'failure'"
 def train(
     store: Path | None,
     where: str | None,
+    mix: tuple[tuple[float, str], ...],
     out: Path,
     preset: str | None,
     steps: int | None,
@@ -78,13 +82,17 @@ def train(
     with disk_errors(out.parent):
         if resume:
             plan = training.stored_plan(out)
+            if mix:
+                raise UsageError("the mix of a run is that it was begun with; leave --mix out with --resume")
             if store is not None or where is not None or options or config is not None:
                 _same(plan, store, where, _chosen(config, options))
         elif store is None:
             raise UsageError("which episodes? give --store DIR, or --resume to continue a run")
+        elif mix and where is not None:
+            raise UsageError("--mix says which episodes, and so does --where; give one of them")
         else:
             chosen = _chosen(config, options)
-            plan = training.new_plan(store, where or BASE_WHERE, chosen, name, out)
+            plan = training.new_plan(store, where or BASE_WHERE, chosen, name, out, mix)
         root = None if no_register else registry_dir(registry, plan.name)
         opening = (
             Registry.open(root, plan.name, keys_dir(keys), trust_dir(trust, keys))
@@ -148,6 +156,7 @@ def _report(done: Any, plan: Any, out: Path, registry: Path | None, as_json: boo
                 "loss": result.losses[-1][1] if result.losses else None,
                 "seconds": result.seconds,
                 "samples_per_s": result.samples_per_s,
+                "waiting": result.waiting,
                 "parity": parity.model_dump(mode="json"),
                 "registered": done.standing,
                 "registry": registry,
@@ -158,7 +167,8 @@ def _report(done: Any, plan: Any, out: Path, registry: Path | None, as_json: boo
     loss = f"loss {result.losses[-1][1]:.4f}, " if result.losses else ""
     fields = {
         "bundle": f"{done.bundle.version} in {out}, signed by {done.bundle.signer}",
-        "trained": f"{loss}{result.seconds:.0f} s, {result.samples_per_s:.0f} samples/s",
+        "trained": f"{loss}{result.seconds:.0f} s, {result.samples_per_s:.0f} samples/s, "
+        f"{result.waiting:.1%} of the time waiting for data",
         "policy": f"robot {manifest.robot}, {len(manifest.action_names)} actions "
         f"({manifest.action_convention.unit}), chunk {manifest.chunk}, cameras {cameras}",
         "fp32 parity": f"largest error {parity.fp32_error:.1e} σ of {parity.fp32_tolerance:.0e} allowed",
