@@ -7,7 +7,7 @@ incremental: into a set that is there, only episodes go that it does not have, i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -197,7 +197,7 @@ class _Conversion:
 
     def _write_files(self) -> None:
         jobs = [(f, self._name(f)) for f in [*self.data, *(f for v in self.videos.values() for f in v)]]
-        todo = [(f, name) for f, name in jobs if self.staging.result(name) is None]
+        todo = [(f, name) for f, name in jobs if not self.staging.is_finished(name)]
         done = sum(len(f.parts) for f, _ in jobs) - sum(len(f.parts) for f, _ in todo)
         total = sum(len(f.parts) for f, _ in jobs)
         self.report.files, self.report.files_resumed = len(jobs), len(jobs) - len(todo)
@@ -224,15 +224,15 @@ class _Conversion:
         path = self.path_of(file)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not file.key:
-            result: Any = [asdict(w) for w in write_rows(self.recipe, file, path)]
+            result: Iterable[Any] = (asdict(w) for w in write_rows(self.recipe, file, path))
         elif self.options.encode is not None:
-            result = encode_video(path, self.fps, self.options.encode, self._pictures(file))
+            result = [encode_video(path, self.fps, self.options.encode, self._pictures(file))]
         else:
             with Joiner(path, self.fps) as joiner:
                 for part in file.parts:
                     joiner.append(self.dataset.episodes[part.source].videos[file.key].path)
-            result = joiner.frames
-        self.staging.finished(name, path, result)
+            result = [joiner.frames]
+        self.staging.finish(name, path, result)
 
     def _pictures(self, file: OutFile) -> Iterator[Any]:
         height, width = self.recipe.features[file.key].shape[:2]
@@ -242,7 +242,7 @@ class _Conversion:
 
     def _records(self) -> Iterator[Written]:
         for file in self.data:
-            for row in self.staging.result(self._name(file)):
+            for row in self.staging.results(self._name(file)):
                 yield Written(**row)
 
     # ---- the metadata -------------------------------------------------------------------------

@@ -168,6 +168,7 @@ class _Export:
             "digest": episode.digest,
             "options": asdict(self.options),
             "features": list(self.features),
+            "place": [number, self.report.rows, self.tasks[episode.meta.task]],
         }
         if done.exists():
             known = json.loads(done.read_bytes())

@@ -23,6 +23,7 @@ Limits = Mapping[str, tuple[float, float]]
 _GAP = 1.5  # periods
 _BLACK = 10.0  # of 255
 _FROZEN = 5  # same pictures in a row while the arm moves
+_SAME = 1  # of 255, at the size pictures are looked at
 _STILL = 1e-3  # of a column's range: less than this is no movement
 
 
@@ -209,7 +210,7 @@ def _pictures(view: View, key: str, camera: Camera) -> _Found:
             count += 1
             if picture.mean() < _BLACK and picture.std() < _BLACK:
                 black.append(row)
-            if before is not None and np.array_equal(before, picture) and not camera.marked[row]:
+            if before is not None and _same(before, picture) and not camera.marked[row]:
                 same.append(row)
                 run = run + 1 if moving[row] else 0
                 if run > longest:
@@ -230,6 +231,11 @@ def _pictures(view: View, key: str, camera: Camera) -> _Found:
     if longest >= _FROZEN:
         text = f"{key}: the picture stands still for {longest + 1} rows up to row {at} while the arm moves"
         yield "frozen", "error", text
+
+
+def _same(one: npt.NDArray[np.uint8], two: npt.NDArray[np.uint8]) -> bool:
+    """Equal but for what encoding does to a picture that did not change."""
+    return bool(np.abs(one.astype(np.int16) - two).max() <= _SAME)
 
 
 def _moving(view: View, camera: Camera) -> npt.NDArray[np.bool_]:

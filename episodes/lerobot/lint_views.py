@@ -154,7 +154,7 @@ def _columns(dataset: Dataset, item: SourceEpisode, table: Any, view: View) -> N
             view.faults.append(("dtype", "error", str(error)))
             continue
         if key not in BOOKKEEPING:
-            flat = values.reshape(len(values), -1)
+            flat = values.reshape(len(values), int(np.prod(values.shape[1:])))
             view.streams[key] = Numbers(flat, nominal, feature.names, feature.unit)
     _indices(item, table, dataset, view)
     if TIME in table.column_names:
@@ -230,7 +230,7 @@ def _of_store(store: EpisodeStore, episode_id: str) -> View:
     start = episode.meta.started_ns
     try:
         for name, stream in episode.streams.items():
-            flat = stream.values.reshape(len(stream), -1)
+            flat = stream.values.reshape(len(stream), int(np.prod(stream.values.shape[1:])))
             view.streams[name] = Numbers(flat, (stream.t_ns - start) / 1e9, stream.names, stream.unit)
         for camera in episode.cameras:
             view.cameras[camera] = _camera(episode, camera)

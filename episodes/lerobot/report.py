@@ -5,6 +5,7 @@ Rows are read a group at a time. Frame counts come from counting packets, not fr
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,13 +98,13 @@ def check_set(
 
 
 def _check_video(report: ConversionReport, recipe: Recipe, file: OutFile, path: Path) -> None:
-    times = []
+    times = array("d")
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        size = (stream.height, stream.width)
+        size, tick = (stream.height, stream.width), float(stream.time_base or 0)
         for packet in container.demux(stream):
             if packet.size and packet.pts is not None:
-                times.append(float(packet.pts * packet.time_base))
+                times.append(packet.pts * tick)
     last = file.parts[-1]
     expected = last.first_frame + last.length
     report.frames[file.key] += sum(p.length for p in file.parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,23 +80,21 @@ class Written:
     notes: list[str] = field(default_factory=list)
 
 
-def write_rows(recipe: Recipe, file: OutFile, path: Path) -> list[Written]:
-    """Write one data file. Raises ImportRefusedError for an episode that cannot be read as it should."""
+def write_rows(recipe: Recipe, file: OutFile, path: Path) -> Iterator[Written]:
+    """Write one data file, an episode each step. Raises ImportRefusedError for one that cannot be read."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    out = []
     columns = schema(recipe.features)
     with pq.ParquetWriter(path, columns, compression="snappy") as writer:
         waiting: list[Any] = []
         for part in file.parts:
             table, written = _episode(recipe, part, columns)
-            out.append(written)
             waiting.append(table)
             if sum(t.nbytes for t in waiting) >= _GROUP_BYTES:
                 writer.write_table(pa.concat_tables(waiting))
                 waiting.clear()
+            yield written
         if waiting:
             writer.write_table(pa.concat_tables(waiting))
-    return out
 
 
 def _episode(recipe: Recipe, part: Part, columns: Any) -> tuple[Any, Written]:

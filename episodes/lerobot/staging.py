@@ -3,7 +3,7 @@
 ::
 
     DST/.ratchet-staging/plan.json      what is being made, of what; another plan starts anew
-    DST/.ratchet-staging/done/*.json    one per finished file, with what is to be known about it
+    DST/.ratchet-staging/done/*.jsonl   one per finished file, with what is to be known about it
     DST/.ratchet-staging/set/…          the files, at the places they will have in DST
     DST/.ratchet-staging/ready          everything is there and checked; from here on it is only moved
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +55,34 @@ class Staging:
         self._write(path, text)
         return False
 
-    def result(self, name: str) -> Any:
-        """What was noted about a finished file, None when it is not finished."""
-        path = self._done / f"{name}.json"
-        return json.loads(path.read_bytes()) if path.exists() else None
+    def is_finished(self, name: str) -> bool:
+        """Whether a file is whole."""
+        return (self._done / f"{name}.jsonl").exists()
 
-    def finished(self, name: str, file: Path, result: Any) -> None:
-        """Note that ``file`` (in the set) is whole: it is on the disk before the note is."""
+    def results(self, name: str) -> Iterator[Any]:
+        """What was noted about a finished file, a line at a time."""
+        with (self._done / f"{name}.jsonl").open() as file:
+            yield from map(json.loads, file)
+
+    def finish(self, name: str, file: Path, results: Iterable[Any]) -> None:
+        """Note what comes while ``file`` (in the set) is written, and that it is whole when no more comes.
+
+        The file is on the disk before the note is.
+        """
+        path = self._done / f"{name}.jsonl"
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("w") as notes:
+            for result in results:
+                notes.write(json.dumps(result) + "\n")
         _FILES.sync_path(file)
-        self._write(self._done / f"{name}.json", json.dumps(result))
+        _FILES.sync_path(temporary)
+        _FILES.rename(temporary, path)
+        _FILES.sync_path(self._done)
 
     def publish(self) -> None:
         """Move everything to where it belongs."""
-        _FILES.sync_filesystem(self.folder)
+        for folder in (self.set, *(p for p in self.set.rglob("*") if p.is_dir())):
+            _FILES.sync_path(folder)  # each file is on the disk already
         self._write(self.folder / "ready", "")
         self._move()
 

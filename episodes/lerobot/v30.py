@@ -25,6 +25,7 @@ from episodes.lerobot.tables import DEFAULTS
 
 CHUNK_FILES = 1000
 EPISODES_PER_FILE = 10_000
+_BATCH = 16  # episodes held at once while their metadata is written
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -136,7 +137,7 @@ def write_json(path: Path, value: Any) -> None:
 def write_episodes(staged: Path, rows: Iterator[dict[str, Any]], schema: Any, first_file: int) -> None:
     """meta/episodes: rows as they come, a batch at a time, so many to a file."""
     number = first_file
-    while batch := list(islice(rows, 500)):
+    while batch := list(islice(rows, _BATCH)):
         at = place(number)
         path = staged / EPISODES_PATH.format(**at)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +148,7 @@ def write_episodes(staged: Path, rows: Iterator[dict[str, Any]], schema: Any, fi
                     row |= {f"meta/episodes/{k}": v for k, v in at.items()}
                 writer.write_table(pa.Table.from_pylist(batch, schema=schema))
                 written += len(batch)
-                batch = list(islice(rows, 500)) if written < EPISODES_PER_FILE else []
+                batch = list(islice(rows, _BATCH)) if written < EPISODES_PER_FILE else []
         _FILES.sync_path(path)
         number += 1
 

@@ -16,6 +16,7 @@ BENCHES: dict[str, str] = {
     "crash": "Kill the recorder, cut the power at every write: what is left of the episodes.",
     "recorder": "Four cameras into the store on two cores: drops, bytes, PSNR, end of episode.",
     "loader": "Random training samples a second, beside the decoder alone and beside LeRobot.",
+    "convert": "LeRobot v2.1 to v3.0, beside LeRobot's own converter.",
     "faults": "Break everything in turn: what the arm does, what comes back by itself.",
 }
 
