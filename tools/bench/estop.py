@@ -20,7 +20,7 @@ from runtime.remote.client import RobotClient
 from tools.bench.act_bundle import CAMERA_SIZE, DESCRIPTION, Served, export
 from tools.bench.common import quantile, show
 from tools.bench.estop_doors import Door, Pulled, Terminal, open_doors
-from tools.bench.loads import LOADS, TASK, Driver, learner, learner_steps
+from tools.bench.loads import TASK, learner, learner_steps
 from tools.console import say
 from tools.errors import UsageError
 from tools.faults.broker import Broker, find_mosquitto
@@ -111,8 +111,13 @@ async def _loads(
             return
         say("recording what the learner begins with")
         async with robot.control("bench estop") as control:
-            recording = next(load for load in LOADS if load.name == "recording")
-            await Driver(sim, robot, control).run(recording, _RECORDED_S, lambda _: None)
+            await control.enable()
+            await control.set_mode("teleop")
+            await asyncio.to_thread(sim.bench.demonstrate, 1)
+            await control.start_episode(TASK)
+            await asyncio.sleep(_RECORDED_S)
+            await asyncio.to_thread(sim.bench.stop_demonstration)
+            await control.end_episode("success", "bench")
         say("starting the learner")
         child = await asyncio.to_thread(stack.enter_context, learner(sim, served))
         yield lambda: learner_steps(child.log)
