@@ -39,6 +39,7 @@ Examples:
 """
 _RECORDED_S = 6.0  # what the learner begins with
 _EPISODE_S = 20.0
+_FIRST_STEP_S = 120.0  # it runs only where nobody else wants to; the figures say how far it came
 _MOVING_S = (1.3, 1.7)  # after the mode was set: the motion has ramped up, at any phase of any period
 _SEEN_S = 0.35  # after the door answered, until the log is read
 _TICKS_S = 0.15  # a fault that the e-stop had hidden shows in the next tick, and enabling then clears it
@@ -120,7 +121,11 @@ async def _loads(
             await control.end_episode("success", "bench")
         say("starting the learner")
         child = await asyncio.to_thread(stack.enter_context, learner(sim, served))
-        yield lambda: learner_steps(child.log)
+        deadline = time.monotonic() + _FIRST_STEP_S
+        while not learner_steps(child.log) and time.monotonic() < deadline:
+            await asyncio.sleep(0.5)
+        before = learner_steps(child.log)
+        yield lambda: learner_steps(child.log) - before
 
 
 class Rig:
