@@ -20,16 +20,17 @@ export function make(tag, properties = {}, ...children) {
 
 export const $ = (id) => document.getElementById(id);
 
+/** An instant: 3.27 s, or 1:03.27. */
 export function seconds(value) {
-  const sign = value < -0.0005 ? "−" : "";
-  const t = Math.abs(value);
-  const minutes = Math.floor(t / 60);
-  const rest = (t - minutes * 60).toFixed(2);
-  return minutes ? `${sign}${minutes}:${rest.padStart(5, "0")}` : `${sign}${rest} s`;
+  const hundredths = Math.round(Math.abs(value) * 100);
+  const sign = value < 0 && hundredths ? "−" : "";
+  const rest = ((hundredths % 6000) / 100).toFixed(2);
+  return hundredths >= 6000 ? `${sign}${Math.floor(hundredths / 6000)}:${rest.padStart(5, "0")}` : `${sign}${rest} s`;
 }
 
 export function duration(value) {
-  return value >= 60 ? `${Math.floor(value / 60)}:${String(Math.round(value % 60)).padStart(2, "0")} min` : `${value.toFixed(1)} s`;
+  const whole = Math.round(value);
+  return whole >= 60 ? `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")} min` : `${value.toFixed(1)} s`;
 }
 
 /** Index of the last element <= value, or -1. */

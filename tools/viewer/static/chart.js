@@ -14,12 +14,11 @@ export class Chart {
     this.legend = make("span", { className: "legend mono" });
     this.cells = lines.map((line) => {
       const value = make("i", {});
-      const swatch = make("span", { className: "swatch" });
-      swatch.style.background = `var(--${line.color})`;
-      this.legend.append(make("span", { title: line.label }, swatch, value));
+      value.style.color = `var(--${line.color})`;
+      this.legend.append(value);
       return value;
     });
-    this.element = make("div", { className: "chart" }, make("div", { className: "chart-title" }, make("span", { className: "what", title: unit }, make("b", {}, title), unit ? ` ${unit}` : ""), this.legend), this.canvas);
+    this.element = make("div", { className: "chart" }, make("div", { className: "chart-title" }, make("span", { className: "what", title: unit }, make("b", {}, title), unit && lines.length <= 3 ? ` ${unit}` : ""), this.legend), this.canvas);
     this.element.dataset.chart = title;
     this.back = document.createElement("canvas");
     this.canvas.addEventListener("wheel", (event) => { event.preventDefault(); pane.zoom(this.at(event), event.deltaY > 0 ? 1.25 : 0.8); }, { passive: false });
@@ -108,7 +107,8 @@ export class Chart {
     };
     for (const [start, end, code] of this.pane.data.sources) if (code) fill(start, end, color(SOURCES[code] ?? "none"), 0.1);
     for (const span of this.pane.data.interventions) fill(span.start, span.end, color("intervention"), 0.1);
-    for (const flag of this.pane.data.flags) fill(flag.start, flag.start, this.pane.flagColor(flag), 0.75);
+    const { flags } = this.pane.data, crowded = flags.length > 30;
+    for (const flag of flags) fill(flag.start, flag.start, this.pane.flagColor(flag), crowded ? 0.25 : 0.75);
   }
 
   line(context, data, line, y) {
@@ -150,7 +150,7 @@ export class Chart {
       const data = this.traces[line.stream];
       const at = data ? lastBefore(data.t, time + 1e-4) : -1;
       const value = at >= 0 && time - data.t[at] <= 3 * data.step + 1e-3 ? data.hi[line.series]?.[at] : null;
-      const words = value === null || value === undefined ? "–" : value.toFixed(Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2);
+      const words = value === null || value === undefined ? "–" : value.toFixed(digits(value, this.lines.length));
       if (this.cells[i].textContent !== words) this.cells[i].textContent = words;
     });
   }
@@ -164,5 +164,8 @@ function ticks(low, high) {
   for (let v = Math.ceil(low / step) * step; v <= high; v += step) found.push(Math.abs(v) < step / 1e6 ? 0 : v);
   return found;
 }
+
+/** Fewer where many values stand side by side. */
+const digits = (value, lines) => Math.max(0, (Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2) - (lines > 3 && Math.abs(value) >= 10 ? 1 : 0));
 
 const short = (v) => (Math.abs(v) >= 1000 || v === 0 ? String(Math.round(v)) : String(+v.toPrecision(3)));
