@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +91,18 @@ def test_no_path_leads_out_of_the_store(page: Looking) -> None:
         status, body = page.get(path)
         assert status in (400, 404), path
         assert b"Traceback" not in body
+
+
+def test_the_command_prints_one_link_and_ends_on_ctrl_c(store: Path) -> None:
+    command = [sys.executable, "-m", "tools.cli", "episodes", "view", "corr", "--store", str(store)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        link = process.stdout.readline().strip()
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+    assert link.startswith("http://127.0.0.1:")
+    assert link.endswith("#a=corrected")  # a beginning of the id was enough
+    assert (rest, process.returncode) == ("", 0)
 
 
 # ---- what is shown

@@ -64,16 +64,16 @@ async def _serve(store: EpisodeStore, port: int, fragment: str, browser: bool) -
         else:
             say(f"in use; for another browser: {links[-1]}")
 
-    viewer = Viewer(store, announce, port)
-    await viewer.start()
-    say("Ctrl-C ends it")
-    if browser:
-        await asyncio.to_thread(webbrowser.open, links[0])
     over = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(number, over.set)
+    viewer = Viewer(store, announce, port)
+    await viewer.start()
+    say("Ctrl-C ends it")
+    if browser:
+        await asyncio.to_thread(webbrowser.open, links[0])
     try:
         await over.wait()
     finally:

@@ -50,10 +50,11 @@ export function color(name) {
 // A kind of flag has one colour everywhere.
 const FLAG_COLORS = ["flag-1", "flag-2", "flag-3", "flag-4", "flag-5", "flag-6"];
 const known = new Map();
-export function flagColor(kind) {
+export function flagName(kind) {
   if (!known.has(kind)) known.set(kind, FLAG_COLORS[known.size % FLAG_COLORS.length]);
-  return color(known.get(kind));
+  return known.get(kind);
 }
+export const flagColor = (kind) => color(flagName(kind));
 
 export const SOURCES = ["none", "teleop", "policy", "intervention", "replay"];
 

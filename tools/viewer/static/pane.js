@@ -1,6 +1,6 @@
 // One episode on the page: heading, cameras, flags, charts.
 
-import { ask, duration, flagColor, make, part, seconds } from "./api.js";
+import { ask, duration, flagColor, flagName, make, part, seconds } from "./api.js";
 import { Camera } from "./camera.js";
 import { Chart } from "./chart.js";
 import { Timeline } from "./timeline.js";
@@ -52,9 +52,7 @@ export class Pane {
   flagList() {
     if (!this.data.flags.length) return make("p", { className: "flags dim" }, "no flags");
     return make("div", { className: "flags" }, ...this.data.flags.slice(0, 200).map((flag) => {
-      const dot = make("span", { className: "swatch" });
-      dot.style.background = this.flagColor(flag);
-      const chip = make("button", { className: "chip", title: this.flagWords(flag).join("\n") }, dot, `${flag.kind} ${seconds(flag.start)}`);
+      const chip = make("button", { className: "chip", title: this.flagWords(flag).join("\n") }, swatch(flagName(flag.kind)), `${flag.kind} ${seconds(flag.start)}`);
       chip.addEventListener("click", () => this.seek(flag.start));
       return chip;
     }));
