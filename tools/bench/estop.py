@@ -122,10 +122,9 @@ async def _loads(
         say("starting the learner")
         child = await asyncio.to_thread(stack.enter_context, learner(sim, served))
         deadline = time.monotonic() + _FIRST_STEP_S
-        while not learner_steps(child.log) and time.monotonic() < deadline:
-            await asyncio.sleep(0.5)
-        before = learner_steps(child.log)
-        yield lambda: learner_steps(child.log) - before
+        while not (first := learner_steps(child.log)) and time.monotonic() < deadline:
+            await asyncio.to_thread(time.sleep, 0.5)
+        yield lambda: learner_steps(child.log) - first
 
 
 class Rig:
