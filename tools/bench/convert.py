@@ -76,6 +76,7 @@ def _run(name: str, source: Path, lerobot: Path | None, workers: int) -> dict[st
     with tempfile.TemporaryDirectory(prefix="ratchet-bench-") as folder:
         copy = Path(folder) / "set"
         shutil.copytree(source, copy, copy_function=shutil.copyfile)
+        os.sync()  # ours waits for the disk: not for that of the copy
         if name == "ratchet":
             command = [sys.executable, "-c", _OURS, str(copy), str(copy.with_name("new")), str(workers)]
         else:
