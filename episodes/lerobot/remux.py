@@ -19,6 +19,7 @@ import numpy as np
 from episodes.errors import ImportRefusedError
 from episodes.lerobot import bounds
 
+_HELD_BYTES = 64 << 20  # a video up to this size is read once, a larger one twice
 _TICKS = 512  # of the track's clock per frame; the muxer wants some ten thousand a second at 30 fps
 
 
@@ -76,24 +77,25 @@ class Joiner:
 
         Raises ImportRefusedError when it cannot be read to its end.
         """
-        place = _places(path)
+        held: list[Any] | None = [] if path.stat().st_size <= _HELD_BYTES else None
         try:
+            place = _places(path, held)
+            if _delay(place) > self._delay and self._stream is not None:
+                raise ImportRefusedError(
+                    f"video {path} reorders its frames more than those before it", "encode again (--encode)"
+                )
             with av.open(str(path)) as source:
                 stream = source.streams.video[0]
                 if self._stream is None:
                     self._stream = self._out.add_stream_from_template(stream, opaque=True)
                     self._stream.time_base = self._clock
                     self._delay = _delay(place)
-                if _delay(place) > self._delay:
-                    raise ImportRefusedError(
-                        f"video {path} reorders its frames more than those before it",
-                        "encode again (--encode)",
-                    )
-                for number, packet in enumerate(p for p in source.demux(stream) if p.size):
+                packets = held if held is not None else (p for p in source.demux(stream) if p.size)
+                for number, packet in enumerate(packets):
                     packet.stream = self._stream
                     packet.time_base = self._clock
                     packet.pts = (self.frames + place[number]) * _TICKS
-                    packet.dts = (self.frames + number) * _TICKS - self._delay * _TICKS
+                    packet.dts = (self.frames + number - self._delay) * _TICKS
                     packet.duration = _TICKS
                     self._out.mux(packet)
         except (av.FFmpegError, IndexError) as error:
@@ -110,8 +112,11 @@ class Joiner:
         self._out.close()
 
 
-def _places(path: Path) -> list[int]:
-    """For each packet in the order of the file, the place of its frame in the order of showing."""
+def _places(path: Path, held: list[Any] | None) -> list[int]:
+    """For each packet in the order of the file, the place of its frame in the order of showing.
+
+    The packets themselves go to ``held``, if that is a list.
+    """
     try:
         with av.open(str(path)) as source:
             times = []
@@ -120,6 +125,8 @@ def _places(path: Path) -> list[int]:
                     if packet.is_corrupt or packet.pts is None:
                         raise ImportRefusedError(f"video {path} has a packet without time or a broken one")
                     times.append(packet.pts)
+                    if held is not None:
+                        held.append(packet)
     except (av.FFmpegError, IndexError, FileNotFoundError) as error:
         raise ImportRefusedError(f"video {path} cannot be read ({error})", "check the download") from error
     order = np.empty(len(times), np.int64)
