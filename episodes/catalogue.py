@@ -111,6 +111,8 @@ class Catalogue:
             with self._transaction():
                 self._db.execute("ALTER TABLE episodes ADD COLUMN synced TEXT")
                 self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        elif version == 1:
+            pass  # nothing that is read is missing; the next writer brings it up to date
         elif version != SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"schema {version}, expected {SCHEMA_VERSION}")
         self._db.execute("SELECT count(*), max(digest) FROM episodes").fetchone()

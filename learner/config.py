@@ -102,7 +102,8 @@ class FinetuneConfig(_Frozen):
     ``corrections`` False is the control arm: the same run, base steps only.
     """
 
-    train: TrainConfig = TrainConfig(lr=1e-4, steps=1200, warmup=50)
+    # Nobody is there to be asked about a gap: episodes are cut where they have one.
+    train: TrainConfig = TrainConfig(lr=1e-4, steps=1200, warmup=50, data=DataConfig(gaps="split"))
     base_share: float = Field(default=0.5, ge=0.5, le=1.0)
     max_oversample: float = Field(default=12.0, ge=1.0, le=100.0)
     penalty: float = Field(default=0.1, ge=0.0, le=100.0)

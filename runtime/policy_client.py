@@ -38,6 +38,7 @@ MAX_CHUNK = 1024
 MAX_FEATURES = 4096
 _FIRST_BACKOFF_S = 0.05
 _LAST_BACKOFF_S = 1.0
+_GRACE_S = 5.0  # for a load or a swap that is under way on a connection that is given up
 _UNAVAILABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
 _TIMED_OUT = {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 _CHANNEL_OPTIONS = [
@@ -47,6 +48,8 @@ _CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # Else a new channel to the same address would take over the old one's connection.
+    ("grpc.use_local_subchannel_pool", 1),
 ]
 
 
@@ -70,6 +73,7 @@ class PolicyClient:
         self._epoch_base = 0
         self._epoch_seen = 0
         self._task: asyncio.Task[ActionChunk] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._backoff_s = 0.0
         self._not_before = 0.0
         self.last_error: Exception | None = None
@@ -160,6 +164,9 @@ class PolicyClient:
             await asyncio.wait([task])
             if not task.cancelled():
                 task.exception()  # seen: nobody is left to tell
+        if self._closing is not None:
+            self._closing.cancel()
+            await asyncio.wait([self._closing])
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close(None)
@@ -243,6 +250,14 @@ class PolicyClient:
             log.warning("policy_client.failed reason=%s", self.last_error)
         self._backoff_s = min(max(2 * self._backoff_s, _FIRST_BACKOFF_S), _LAST_BACKOFF_S)
         self._not_before = time.monotonic() + self._backoff_s
+        if self._backoff_s == _LAST_BACKOFF_S:
+            self._connect_afresh()
+
+    def _connect_afresh(self) -> None:
+        """A connection can be spoilt and stay open: HTTP/2 then waits for the rest of a frame for ever."""
+        channel, self._channel = self._channel, None
+        if channel is not None and (self._closing is None or self._closing.done()):
+            self._closing = asyncio.get_running_loop().create_task(channel.close(_GRACE_S))
 
 
 def _typed(error: grpc.aio.AioRpcError, address: str, timeout_s: float) -> PolicyClientError:

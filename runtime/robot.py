@@ -113,7 +113,9 @@ class Robot:
             if state.energised and state is not State.HOLD:
                 return
             stops = self._stops
-            if state is State.FAULT:
+            sample = self._follower.latest()
+            # The bus may be in fault before the loop's next tick has seen it.
+            if state is State.FAULT or (sample is not None and sample.fault is not Fault.NONE):
                 await self._ask(self._follower.clear_fault)
                 await self._see(lambda s: s.fault is Fault.NONE, "the fault persists")
                 self._loop.handle(Event.CLEAR_FAULT)

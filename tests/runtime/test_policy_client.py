@@ -293,6 +293,55 @@ async def test_status_and_swap(bench: Bench):
         await bench.client.swap("ghi")
 
 
+class Wedge:
+    """A way to a server whose connections, once ``stuck``, stay open and carry nothing any more."""
+
+    def __init__(self, folder: str, target: str) -> None:
+        self.address = f"unix:{folder}/w"
+        self._target = target
+        self._stuck: set[int] = set()
+        self.connections = 0
+
+    async def __aenter__(self) -> Wedge:
+        self._server = await asyncio.start_unix_server(self._join, self.address.removeprefix("unix:"))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    def stick(self) -> None:
+        """From now on the connections made so far swallow everything."""
+        self._stuck = set(range(1, self.connections + 1))
+
+    async def _join(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        number = self.connections
+        server, out = await asyncio.open_unix_connection(self._target.removeprefix("unix:"))
+        await asyncio.gather(self._carry(number, client, out), self._carry(number, server, back))
+
+    async def _carry(self, number: int, source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            if number not in self._stuck:
+                to.write(data)
+        to.close()
+
+
+async def test_a_connection_that_is_open_and_dead_is_given_up(bench: Bench, tmp_path: Path):
+    with tempfile.TemporaryDirectory(prefix="pw") as folder:
+        async with Wedge(folder, bench.address) as wedge:
+            await bench.client.close()
+            bench.client = PolicyClient(wedge.address, timeout_s=0.2)
+            await bench.client.infer(observe(1))
+            wedge.stick()
+            await bench.until(lambda: bench.client.failures > 0)
+            served = len(bench.service.requests)
+            await bench.until(
+                lambda: bench.client.last_error is None and len(bench.service.requests) > served
+            )
+            assert wedge.connections > 1
+            await bench.client.close()
+
+
 async def test_closing_gives_up_what_is_under_way(bench: Bench):
     bench.service.delay_s = 30.0
     bench.client.begin(observe(1))

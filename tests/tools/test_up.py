@@ -160,7 +160,8 @@ async def test_a_silent_leader_means_hold(sim: SimRobot) -> None:
         assert (await robot.state()).mode == "ready"
         await control.set_mode("teleop")
         await asyncio.sleep(0.5)
-        assert (await robot.state()).mode == "teleop", "the leader leads again"
+        state = await robot.state()
+        assert state.mode == "teleop", state.reason
 
 
 async def test_a_second_service_disturbs_nothing(sim: SimRobot) -> None:
