@@ -31,8 +31,9 @@ class SdkBus:
         packets = PacketHandler(2.0)
         self._ids = spec.ids
         self._where = dict(blocks)
-        fields = (BLOCK if size == BLOCK_BYTES else DIRECT_BLOCK).fields or {}
-        self._position_at = fields["position"][1]
+        fields = (BLOCK if size == BLOCK_BYTES else DIRECT_BLOCK).fields
+        assert fields is not None
+        self._position_at = int(fields["position"][1])
         self._reads: dict[int, GroupSyncRead] = {}
         for motor_id, address in blocks.items():
             if address not in self._reads:
