@@ -19,7 +19,7 @@ demo: setup
 	@.venv/bin/ratchet demo $(ARGS)
 
 test: setup check
-	@$(PY) -m pytest $(ARGS)
+	@PY=$(PY) bash tools/run_tests.sh $(ARGS)
 
 check: setup
 	@$(PY) -m ruff check .

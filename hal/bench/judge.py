@@ -4,7 +4,9 @@ The judge sees every goal that reaches a motor whose torque is on, at the moment
 travelled, in the motor's own resolution (one tick, 0.0015 rad). It knows no limits. It measures:
 
 ``distance``      |goal − measured position at that moment|, rad;
-``step``          |goal − the goal before it|, rad, of steps that raise the motor's force;
+``step``          |goal − the goal before it|, rad a servo period (1/240 s), of steps that raise the motor's
+                  force: where a write was lost on the way, the next one's step is of two periods (three at
+                  most);
 ``yielded``       the same of steps that give way: towards where the motor is and not past it (those of more
                   than ``YIELD_RAD``: not past it by more than that, as the arm moves on between a read and a
                   write). A large one, as after an e-stop, is no motion: spans begin anew after it;
@@ -38,6 +40,8 @@ WINDOW_NS = 50_000_000
 YIELD_RAD = 0.02
 _TORQUE_CAPACITY = 256
 _TICK_RAD = 2 * np.pi / 4096
+_PERIOD_NS = 1e9 / 240
+_MOST_PERIODS = 3.0  # what comes after a longer silence is no late step but a new one
 
 # rows of the figures
 _LOW, _HIGH, _DISTANCE, _STEP, _YIELDED, _SPEED, _ACCELERATION = range(7)
@@ -268,6 +272,8 @@ def _judge(
     first = ring_t[marks[0] % size]
     marks[1] = _back(ring_t, max(marks[1], oldest), marks[0], first - WINDOW_NS)
     second = ring_t[marks[1] % size]
+    periods = (now_ns - ring_t[(count - 1) % size]) / _PERIOD_NS if count > 0 else 1.0
+    share = 1.0 / min(periods, _MOST_PERIODS) if periods > 1.5 else 1.0
     moved = False
     for i in range(len(goal)):
         ring_goal[row, i], ring_measured[row, i] = goal[i], measured[i]
@@ -287,7 +293,7 @@ def _judge(
             if large:
                 begun[i] = count
         else:
-            figures[_STEP, i] = max(figures[_STEP, i], abs(step))
+            figures[_STEP, i] = max(figures[_STEP, i], share * abs(step))
         before[i] = goal[i]
         if marks[0] >= begun[i] and now_ns - first >= WINDOW_NS:
             speed = (goal[i] - ring_goal[marks[0] % size, i]) / ((now_ns - first) * 1e-9)
