@@ -159,7 +159,8 @@ async def test_a_silent_leader_means_hold(sim: SimRobot) -> None:
         await control.enable()
         assert (await robot.state()).mode == "ready"
         await control.set_mode("teleop")
-        await asyncio.sleep(0.2)  # not on to where the leader is: the cube of an earlier test may be in the way
+        # Not on to where the leader is: the cube of an earlier test may be in the way.
+        await asyncio.sleep(0.2)
         state = await robot.state()
         assert state.mode == "teleop", state.reason
 
