@@ -218,14 +218,17 @@ class BusWords:
 
     @classmethod
     def create(cls, path: Path) -> BusWords:
-        """Make the page, replacing an old one in one step; an e-stop that was latched in it stays latched."""
-        page = np.zeros(cls._BYTES // 8, dtype="<i8")
-        if path.exists():
-            old = cls(path)
-            page[0], page[2] = old.estops, old.cleared
+        """Make the page, or go on with the one that is there: what was latched in it stays latched.
+
+        A page is never replaced while somebody may hold it: an e-stop raised through it would be lost.
+        """
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         try:
-            partial.write_bytes(page.tobytes())
+            if path.exists() and path.stat().st_size == cls._BYTES:
+                words = cls(path)
+                words.beat(0)
+                return words
+            partial.write_bytes(bytes(cls._BYTES))
             os.replace(partial, path)
         except OSError as error:
             raise RingError(f"cannot make {path}: {error.strerror}", "check the run directory") from error

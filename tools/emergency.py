@@ -9,12 +9,14 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import time
 from pathlib import Path
 
 DEFAULT_RUN_DIR = Path("/run/ratchet")
 _WORDS = "follower.words"
 _COUNT = struct.Struct("<q")
 _MIN_BYTES = 64
+_SILENT_NS = 1_000_000_000
 
 
 def word_files(run_dir: Path | None, address: str | None) -> list[Path]:
@@ -31,6 +33,13 @@ def word_files(run_dir: Path | None, address: str | None) -> list[Path]:
         beside = Path(address.removeprefix("unix:").removeprefix("//")).parent
         return [beside / _WORDS, beside / "run" / _WORDS]
     return []
+
+
+def beats(path: Path) -> bool:
+    """Whether a bus process looks at these words: it leaves the time of each of its cycles there."""
+    with path.open("rb") as file:
+        _, heartbeat_ns = struct.unpack("<2q", file.read(16))
+    return 0 <= time.monotonic_ns() - int(heartbeat_ns) < _SILENT_NS
 
 
 def raise_word(run_dir: Path | None = None, address: str | None = None) -> Path | None:

@@ -158,7 +158,6 @@ def sim_text(paths: SimPaths, bench: BenchInfo, options: SimOptions) -> str:
     for name, url in bench.cameras.items():
         lines += ["", f"[cameras.{name}]", f"source = {_quoted(url)}"]
         lines += [f"width = {bench.width}", f"height = {bench.height}"]
-    # Replies come through a pseudo-terminal, whose kernel worker has no priority over a busy machine.
     if options.patient:
         # Replies come through a pseudo-terminal: without priority a busy machine keeps both its ends waiting.
         lines += ["", "[bus]", "watchdog_ms = 400", "replies = { margin_ms = 4.0, max_coast = 15 }"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,18 +28,22 @@ from hal.calibration import Calibration
 from hal.dynamixel.arm import KOCH_FOLLOWER, ArmSpec
 from hal.dynamixel.bringup import bring_up
 from hal.dynamixel.bus import ArmBus, BusConfig, SetUp
+from hal.dynamixel.port import SPEEDS
+from hal.dynamixel.tables import BAUD_CODES
 from hal.types import Vector
 from tools.bench.bus_peer import SdkBus
 from tools.bench.bus_port import arm_on, look_on
 from tools.bench.common import quantile, show
 from tools.errors import UsageError
-from tools.options import json_flag
+from tools.options import FiniteRange, json_flag
 from tools.progress import bar
 
 _ARM = "bench"
 _ROUNDS = 10
 _LOSSY_CYCLES = 300
+_FAST = 4_000_000
 _MS = 1e-6
+RATES = sorted(set(SPEEDS) & set(BAUD_CODES.values()))
 
 EXAMPLES = """
 \b
@@ -66,9 +70,7 @@ class Timing:
 @click.option("--cycles", type=click.IntRange(min=20, max=1_000_000), default=2000, show_default=True)
 @click.option("--baud", type=int, help="Bus speed [default: the bench at 1 and 4 Mbaud; --port as found].")
 @click.option("--port", type=click.Path(path_type=Path), help="A real bus, or anybody's emulator: only read.")
-@click.option(
-    "--drop", type=click.FloatRange(0.0, 0.5), default=0.02, show_default=True, help="Lost replies."
-)
+@click.option("--drop", type=FiniteRange(0.0, 0.5), default=0.02, show_default=True, help="Lost replies.")
 @json_flag
 def command(cycles: int, baud: int | None, port: Path | None, drop: float, as_json: bool) -> None:
     """Time one arm's bus: cycles over wire time, CPU against the SDK's, the cost of a lost reply.
@@ -76,6 +78,8 @@ def command(cycles: int, baud: int | None, port: Path | None, drop: float, as_js
     On the bench the goals are where the motors stand. With --port the motors are found by scanning and only
     read: no EEPROM, no torque, no goal is written; their indirect addresses are, where they can be.
     """
+    if baud is not None and baud not in RATES:
+        raise UsageError(f"motors do not run at {baud} baud; use one of {', '.join(map(str, RATES))}")
     if port is not None:
         figures = _on_port(str(port), baud, cycles)
     else:
@@ -93,17 +97,36 @@ def _on_bench(baud: int, cycles: int, drop: float) -> dict[str, Any]:
     try:
         path = process.port(_ARM)
         figures = _compare(KOCH_FOLLOWER, path, baud, cycles, write=True)
-        process.set_faults(_ARM, EmulatorFaults(drop=drop))
-        lossy = _lossy(path, baud)
-        process.set_faults(_ARM, EmulatorFaults())
-        return figures | lossy | {"drop": drop}
+        with _open(KOCH_FOLLOWER, path, baud, BusConfig(max_coast=30)) as bus:
+            process.set_faults(_ARM, EmulatorFaults(drop=drop))
+            lossy = _lossy(bus)
+        return figures | lossy | {"drop": drop} | _judge(figures)
     finally:
         process.stop()
+
+
+def _judge(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The budgets, and which of them are kept."""
+    budget = {
+        "cycle_hz": 500.0 if figures["baud"] >= _FAST else 200.0,
+        "over_wire_percent": 10.0,
+        "cpu_ratio": 0.25,
+    }
+    return {
+        "budget": budget,
+        "held": {
+            "cycle_hz": figures["cycle_hz"] >= budget["cycle_hz"],
+            "over_wire_percent": figures["over_wire_percent"] <= budget["over_wire_percent"],
+            "cpu_ratio": figures["cpu_ratio"] <= budget["cpu_ratio"],
+            "same_method_cpu_ratio": figures["same_method"]["cpu_ratio"] <= budget["cpu_ratio"],
+        },
+    }
 
 
 def _on_port(path: str, baud: int | None, cycles: int) -> dict[str, Any]:
     spec, found = arm_on(path, baud)
     figures = _compare(spec, path, found, cycles, write=False)
+    figures |= _judge(figures)
     return figures | {"models": [motor.model_name for motor in spec.motors], "ids": spec.ids}
 
 
@@ -157,19 +180,18 @@ def _compare(spec: ArmSpec, path: str, baud: int, cycles: int, *, write: bool) -
     }
 
 
-def _lossy(path: str, baud: int) -> dict[str, Any]:
+def _lossy(bus: ArmBus) -> dict[str, Any]:
     """What a lost reply costs: a cycle in which something was lost against one in which nothing was."""
     whole: list[float] = []
     hurt: list[float] = []
-    with _open(KOCH_FOLLOWER, path, baud, BusConfig(max_coast=30)) as bus:
-        for _ in range(_LOSSY_CYCLES):
-            before = int(bus.counters.sum())
-            began = time.monotonic_ns()
-            bus.read()
-            took = (time.monotonic_ns() - began) * _MS
-            (whole if int(bus.counters.sum()) == before else hurt).append(took)
-        lost = bus.stats.lost
-        recovered = sum(motor.recovered for motor in bus.stats.motors)
+    for _ in range(_LOSSY_CYCLES):
+        before = int(bus.counters.sum())
+        began = time.monotonic_ns()
+        bus.read()
+        took = (time.monotonic_ns() - began) * _MS
+        (whole if int(bus.counters.sum()) == before else hurt).append(took)
+    lost = bus.stats.lost
+    recovered = sum(motor.recovered for motor in bus.stats.motors)
     cost = statistics.median(hurt) - statistics.median(whole) if hurt and whole else 0.0
     return {
         "lost": lost,

@@ -17,7 +17,7 @@ from runtime.contact import MOTORS
 from tools.bench.common import quantile, show
 from tools.bench.contact_motion import WARM_C_S, WORN_NM
 from tools.errors import UsageError
-from tools.options import json_flag
+from tools.options import FiniteRange, json_flag
 from tools.progress import bar
 
 BUDGET = {"stop_ms_max": 150.0, "false_stops_per_hour": 1.0}
@@ -31,7 +31,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 @click.command(epilog=EXAMPLES)
-@click.option("--hours", type=click.FloatRange(0.001, 1000.0), default=2.0, show_default=True,
+@click.option("--hours", type=FiniteRange(0.001, 1000.0), default=2.0, show_default=True,
               help="Of ordinary motion, simulated.")  # fmt: skip
 @click.option("--trials", type=click.IntRange(1, 100_000), default=300, show_default=True,
               help="Runs against a block.")  # fmt: skip

@@ -63,8 +63,12 @@ class Outcome:
 
     @property
     def stop_ms(self) -> float | None:
-        """From touch to freeze."""
-        return None if self.stop is None else round((self.stop - self.touch) * 1000.0 / SERVO_HZ, 1)
+        """From touch to freeze; None without either."""
+        return (
+            None
+            if self.stop is None or self.touch < 0
+            else round((self.stop - self.touch) * 1000.0 / SERVO_HZ, 1)
+        )
 
     @property
     def still_ms(self) -> float | None:

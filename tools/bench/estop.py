@@ -235,7 +235,9 @@ def _report(rig: Rig, trials: int, learning: bool, steps: int) -> dict[str, Any]
         "trials": trials,
         "doors": doors,
         "budget_ms": BUDGET_MS,
-        "held": all(door["held"] for door in doors.values() if door["held"] is not None),
+        "held": bool(doors)
+        and (steps > 0 or not learning)
+        and all(door["held"] for door in doors.values() if door["held"] is not None),
         "retries": rig.retries,
         "loads": {
             "policy": DESCRIPTION,

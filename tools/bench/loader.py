@@ -20,7 +20,7 @@ from tools.bench.common import show
 from tools.bench.pictures import HEIGHT, WIDTH, Picture, scene, videos
 from tools.console import say
 from tools.errors import UsageError
-from tools.options import PATH, json_flag
+from tools.options import PATH, FiniteRange, json_flag
 
 CAMERAS = ("front", "wrist")
 FPS = 30
@@ -33,9 +33,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 @click.command(epilog="\b\nExample:\n  ratchet bench loader --lerobot ~/lerobot/bin/python --json")
-@click.option(
-    "--seconds", type=click.FloatRange(0.2, 600.0), default=8.0, show_default=True, help="Each figure."
-)
+@click.option("--seconds", type=FiniteRange(0.2, 600.0), default=8.0, show_default=True, help="Each figure.")
 @click.option("--episodes", type=click.IntRange(1, 1000), default=4, show_default=True)
 @click.option(
     "--frames", type=click.IntRange(10, 100_000), default=300, show_default=True, help="An episode."

@@ -20,7 +20,7 @@ from tools.bench.loop_figures import DEFINITIONS, stalls, timing, without_stalls
 from tools.bench.peers import KINDS, Peer
 from tools.bench.watching import Watch, cpu_s, robot_processes, scheduling, stolen_s
 from tools.console import say
-from tools.options import PATH, json_flag
+from tools.options import PATH, FiniteRange, json_flag
 from tools.progress import bar
 from tools.sim import SimRobot, start_sim
 
@@ -34,7 +34,7 @@ Examples:
 
 
 @click.command(epilog=EXAMPLES)
-@click.option("--seconds", type=click.FloatRange(2.0, 86_400.0), default=60.0, show_default=True,
+@click.option("--seconds", type=FiniteRange(2.0, 86_400.0), default=60.0, show_default=True,
               help="Of each of the four loads.")  # fmt: skip
 @click.option("--load", "loads", type=click.Choice([load.name for load in LOADS]), multiple=True,
               help="Only this load (repeatable); learning needs recording before it.")  # fmt: skip

@@ -20,7 +20,7 @@ from episodes.writer import EpisodeWriter
 from tools.bench.codecs import LEROBOT, OTHERS, jpeg, psnr_db, video
 from tools.bench.common import quantile, show
 from tools.bench.pictures import HEIGHT, WIDTH, Picture, scene, videos
-from tools.options import PATH, json_flag
+from tools.options import PATH, FiniteRange, json_flag
 from tools.progress import Update, bar
 
 JOINT_HZ = 200
@@ -89,7 +89,7 @@ def _spec(cameras: int, fps: int, quality: int) -> EpisodeSpec:
 
 
 @click.command(epilog="\b\nExample:\n  ratchet bench recorder --seconds 600 --json")
-@click.option("--seconds", type=click.FloatRange(2.0, 7200.0), default=60.0, show_default=True)
+@click.option("--seconds", type=FiniteRange(2.0, 7200.0), default=60.0, show_default=True)
 @click.option("--cameras", type=click.IntRange(1, 8), default=4, show_default=True)
 @click.option("--fps", type=click.IntRange(1, 100), default=30, show_default=True)
 @click.option("--quality", type=click.IntRange(50, 100), default=95, show_default=True, help="Of the JPEGs.")

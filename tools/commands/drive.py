@@ -18,6 +18,7 @@ from protos.ratchet.v1 import robot_pb2 as pb
 from runtime.remote.client import RobotClient
 from tools.console import say, show_json
 from tools.emergency_keys import emergency_keys
+from tools.options import FiniteRange
 from tools.robot_door import Door, leave, left_mode, robot_options, run_until_interrupted
 
 _LOOK_HZ = 5.0
@@ -25,7 +26,7 @@ _LINE_EVERY_S = 10.0
 
 
 @click.command(epilog="\b\nExamples:\n  ratchet teleop\n  ratchet teleop --dir out/sim --seconds 30\n")
-@click.option("--seconds", type=click.FloatRange(min=0.1), help="End by itself [default: at Ctrl-C].")
+@click.option("--seconds", type=FiniteRange(min=0.1), help="End by itself [default: at Ctrl-C].")
 @robot_options
 def teleop(door: Door, seconds: float | None) -> None:
     """Let the leader arm drive the follower until Ctrl-C, then let it down. Space or e: emergency stop."""
@@ -37,7 +38,7 @@ def teleop(door: Door, seconds: float | None) -> None:
 )
 @click.option("--bundle", help="Serve this bundle first: its directory, or a version that is loaded.")
 @click.option("--backend", default="", help="onnx, onnx-int8, torch or compile [default: the server's].")
-@click.option("--seconds", type=click.FloatRange(min=0.1), help="End by itself [default: at Ctrl-C].")
+@click.option("--seconds", type=FiniteRange(min=0.1), help="End by itself [default: at Ctrl-C].")
 @robot_options
 def run(door: Door, bundle: str | None, backend: str, seconds: float | None) -> None:
     """Let the policy drive the arm until Ctrl-C, then let it down. Space bar or e: emergency stop."""

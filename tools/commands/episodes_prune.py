@@ -10,14 +10,14 @@ import click
 from episodes.retention import prune as prune_store
 from episodes.store import EpisodeStore
 from tools.console import show_json
-from tools.options import json_flag, store_option
+from tools.options import FiniteRange, json_flag, store_option
 
 _GB = 1e9
 
 
 @click.command(epilog="\b\nExample:\n  ratchet episodes prune --store episodes --budget-gb 50 --dry-run")
 @store_option
-@click.option("--budget-gb", type=click.FloatRange(0.0), required=True, help="1 GB is 10^9 bytes.")
+@click.option("--budget-gb", type=FiniteRange(0.0), required=True, help="1 GB is 10^9 bytes.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @json_flag
 def prune(store: Path, budget_gb: float, dry_run: bool, as_json: bool) -> None:

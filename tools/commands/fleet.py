@@ -20,7 +20,7 @@ from runtime.remote.config import is_local
 from tools.config import parse
 from tools.console import show_json
 from tools.errors import UsageError
-from tools.options import PATH, json_flag, keys_option
+from tools.options import PATH, FiniteRange, json_flag, keys_option
 from tools.paths import keys_dir
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,9 +55,7 @@ def _broker_options(command: F) -> F:
 @click.argument("robot")
 @click.argument("op", type=click.Choice(sorted(OPERATIONS)))
 @click.argument("arguments", nargs=-1, metavar="[NAME=VALUE]...")
-@click.option(
-    "--lifetime", type=click.FloatRange(1.0, 300.0), default=30.0, show_default=True, help="Seconds."
-)
+@click.option("--lifetime", type=FiniteRange(1.0, 300.0), default=30.0, show_default=True, help="Seconds.")
 @_broker_options
 @keys_option
 @json_flag
@@ -93,7 +91,7 @@ def send(
 
 
 @fleet.command(epilog="\b\nExample:\n  ratchet fleet watch --broker 127.0.0.1:1883 --site sim\n")
-@click.option("--seconds", type=click.FloatRange(min=0.1), help="End by itself [default: at Ctrl-C].")
+@click.option("--seconds", type=FiniteRange(min=0.1), help="End by itself [default: at Ctrl-C].")
 @_broker_options
 @json_flag
 def watch(seconds: float | None, broker: str, tls: Path | None, site: str, as_json: bool) -> None:

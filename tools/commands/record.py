@@ -15,7 +15,7 @@ from tools.console import say, show_json
 from tools.emergency_keys import emergency, emergency_keys
 from tools.errors import UsageError
 from tools.keyboard import Keyboard, keyboard
-from tools.options import json_flag
+from tools.options import FiniteRange, json_flag
 from tools.pedal import check_source, pedal
 from tools.record_notes import STATE, SessionNote
 from tools.record_panel import panel
@@ -55,8 +55,8 @@ Examples:
     help="What is done, in the words a policy is trained with.",
 )
 @click.option("--episodes", type=click.IntRange(1, 10_000), default=50, show_default=True)
-@click.option("--episode-seconds", type=click.FloatRange(0.5, 3600.0), help="End each episode by itself.")
-@click.option("--reset-seconds", type=click.FloatRange(0.0, 3600.0), default=10.0, show_default=True)
+@click.option("--episode-seconds", type=FiniteRange(0.5, 3600.0), help="End each episode by itself.")
+@click.option("--reset-seconds", type=FiniteRange(0.0, 3600.0), default=10.0, show_default=True)
 @click.option(
     "--outcome",
     type=click.Choice(["success", "failure", "unknown"]),

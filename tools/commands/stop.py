@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tools.emergency import raise_word
+from tools.emergency import beats, raise_word
+from tools.errors import UsageError
 
 if TYPE_CHECKING:  # gRPC takes longer to load than an e-stop may take
     from tools.robot_door import Door
@@ -56,6 +57,11 @@ def stop(
     except RemoteError as error:
         if written is None:
             raise
+        if not beats(written):
+            raise UsageError(
+                f"no robot runs there: the stop is latched in {written} for its next start; if an arm moves, "
+                "it is another's, or its motors' own doing: cut its power"
+            ) from None
         click.echo(f"the service was not told: {error}", err=True)
 
 

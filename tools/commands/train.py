@@ -12,7 +12,7 @@ from learner.errors import StoppedError
 from tools.config import read_toml
 from tools.console import disk_errors, say, show_fields, show_json
 from tools.errors import UsageError
-from tools.options import PATH, ImageSize, json_flag, keys_option, registry_options, trust_option
+from tools.options import PATH, FiniteRange, ImageSize, json_flag, keys_option, registry_options, trust_option
 from tools.paths import keys_dir, registry_dir, trust_dir
 
 if TYPE_CHECKING:  # torch takes a second
@@ -37,7 +37,7 @@ BASE_WHERE = "kind IN ('demo', 'import') AND outcome <> 'failure'"
 @click.command(epilog=EXAMPLES)
 @click.option("--store", type=PATH, help="The episode store.")
 @click.option("--where", help=f"SQL condition over its catalogue [default: {BASE_WHERE}].")
-@click.option("--mix", type=(click.FloatRange(0.0, min_open=True), str), multiple=True, metavar="WEIGHT SQL",
+@click.option("--mix", type=(FiniteRange(0.0, min_open=True), str), multiple=True, metavar="WEIGHT SQL",
               help="Instead of --where, repeated: a selection and its share of every batch.")  # fmt: skip
 @click.option("--out", type=PATH, required=True, help="Where the bundle goes; must not exist.")
 @click.option("--preset", type=click.Choice(["small", "full"]), help="The network [default: small].")

@@ -154,6 +154,7 @@ ROWS: tuple[Row, ...] = (
         within_s=3.0,
         recovers="by itself",
         watch_s=3.0,
+        pause_s=2.0,
         note="what was planned is finished; without fresh pictures by then the arm stands still",
     ),
     Row(
@@ -202,6 +203,7 @@ ROWS: tuple[Row, ...] = (
         state="moves on",
         within_s=1.0,
         recovers="nothing stops",
+        missed_share=0.3,  # half a second of the two
     ),
     Row(
         name="camera-process-stopped",

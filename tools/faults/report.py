@@ -55,7 +55,7 @@ def _state(row: Measured) -> str:
     if row.state_s is None:
         return f"{row.state or '?'} instead of {row.promised}"
     if row.promised == "moves on":
-        return row.state
+        return f"{row.state}, paused {row.paused_s:.2f} s at most"
     return f"{row.state} after {row.state_s:.2f} s (promised: {row.promised} within {row.within_s:g} s)"
 
 

@@ -29,12 +29,13 @@ class Row:
     """A fault and its promise.
 
     ``done`` says what is done and ``how``. While ``drive`` drives, ``fault`` is entered; within ``within_s``
-    the arm must be in ``state``: "moves on" (same mode, goals go on changing all the time), "stands still"
-    (same mode, no goal changes any more), the supervisor's "hold" or "fault", or "watchdog" (nobody commands
-    it: its motors stopped by themselves). It is watched for ``watch_s``, then the block is left, which heals.
-    ``recovers`` says what it takes to move again; ``mend`` is done before the arm is enabled. ``needs`` says
-    what is missing on this machine, if something is. ``rig``: "shared", one of its "own" whose clock and
-    collector obey, or "killed" for the course in which the service dies.
+    the arm must be in ``state``: "moves on" (same mode, no longer than ``pause_s`` without a changed goal),
+    "stands still" (same mode, no goal changes any more), the supervisor's "hold" or "fault", or "watchdog"
+    (nobody commands it: its motors stopped by themselves). It is watched for ``watch_s``, then the block is
+    left, which heals. ``recovers`` says what it takes to move again; ``mend`` is done before the arm is
+    enabled. ``needs`` says what is missing on this machine, if something is. ``missed_share`` of the ticks
+    may be missed. ``rig``: "shared", one of its "own" whose clock and collector obey, or "killed" for the
+    course in which the service dies.
     """
 
     name: str
@@ -46,6 +47,8 @@ class Row:
     recovers: Recovery
     drive: Drive = "teleop"
     watch_s: float = 1.5
+    pause_s: float = 0.5
+    missed_share: float = 0.1
     mend: Callable[[Scene], AbstractAsyncContextManager[None]] | None = None
     note: str = ""
     needs: Callable[[], str] = str
@@ -74,6 +77,7 @@ class Measured(BaseModel):
     recovers: str
     recovered_s: float | None
     moved_before_enable: bool
+    paused_s: float
     goal_distance_rad: float
     goal_step_rad: float
     goal_speed_rad_s: float

@@ -7,15 +7,16 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from hal.bench.judge import JudgeReport
+import numpy as np
+
+from hal.bench.judge import GoalLog, JudgeReport
 from hal.types import NUM_JOINTS
 from runtime.remote.client import RobotCallError
 from tools.errors import UsageError
 from tools.faults.rig import Rig
-from tools.faults.row import Arm, Measured, Row, beyond
+from tools.faults.row import TICK_RAD, Arm, Measured, Row, beyond
 from tools.faults.scene import PATIENCE_S, POLL_S, STILL_S, Scene, driving
 
-MISSED_SHARE = 0.3  # of the ticks; a busy machine and half a second's stop of the runtime miss some
 _LATE_S = 1.0  # a state that is late is still waited for, to say how late
 _SURE_S = 1.0  # so long an arm that needs a person is watched for moving without one
 
@@ -29,6 +30,7 @@ class Outcome:
     reason: str = ""
     recovered_s: float | None = None
     moved_before_enable: bool = False
+    paused_s: float = 0.0
     ticks: int = 0
     missed: int = 0
 
@@ -64,7 +66,7 @@ def measured(
     traceback = "Traceback" in rig.said(log_size)
     excess, what = beyond(seen, rig.limits)
     in_time = outcome.state == row.state and outcome.state_s is not None and outcome.state_s <= row.within_s
-    paced = outcome.missed <= MISSED_SHARE * outcome.ticks
+    paced = outcome.missed <= row.missed_share * outcome.ticks and outcome.paused_s <= row.pause_s
     came_back = outcome.recovered_s is not None and not outcome.moved_before_enable
     return Measured(
         **_figures(row, outcome, seen),
@@ -125,6 +127,7 @@ def _figures(row: Row, outcome: Outcome, seen: JudgeReport) -> dict[str, Any]:
         "recovers": row.recovers,
         "recovered_s": None if outcome.recovered_s is None else round(outcome.recovered_s, 2),
         "moved_before_enable": outcome.moved_before_enable,
+        "paused_s": round(outcome.paused_s, 2),
         "goal_distance_rad": round(max(seen.distance), 3),
         "goal_step_rad": round(max(seen.step), 4),
         "goal_speed_rad_s": round(max(seen.speed), 2),
@@ -145,7 +148,19 @@ async def _break(scene: Scene, row: Row, outcome: Outcome) -> None:
             if time.monotonic() > deadline:
                 break
         outcome.state, outcome.state_s = await _state(scene, row.state, begun)
+        if outcome.state == "moves on":
+            outcome.paused_s = longest_pause(scene.rig.bench.goal_log(), begun)
         outcome.reason = scene.watch.reason
+
+
+def longest_pause(log: GoalLog, begun: float) -> float:
+    """The longest time, s, in which no goal at the motors changed, from ``begun`` (monotonic s) on."""
+    if len(log.t_ns) < 2:
+        return 0.0
+    changed = np.abs(np.diff(log.goal, axis=0)).max(axis=1) > 0.5 * TICK_RAD
+    at = log.t_ns[1:][changed]
+    edges = np.concatenate([[begun * 1e9], at[at > begun * 1e9], [log.t_ns[-1]]])
+    return float(np.diff(edges).max()) * 1e-9
 
 
 async def _reached(scene: Scene, wanted: Arm, begun: float) -> bool:

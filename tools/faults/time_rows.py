@@ -79,6 +79,7 @@ ROWS: tuple[Row, ...] = (
         state="moves on",
         within_s=0.0,
         recovers="nothing stops",
+        missed_share=0.3,  # as long as the collection holds the interpreter
         rig="own",
     ),
 )
