@@ -46,7 +46,8 @@ class Receiver:
         self._offers: dict[str, tuple[Path, Marker]] = {}
 
     def offer(self, episode_id: str, marker: bytes) -> dict[str, int] | None:
-        """See Link. Raises RecordingError when another episode has this id, DamagedError for a bad marker."""
+        """See Link. Raises RecordingError when another episode has this id, DamagedError for a bad marker, or
+        when the episode that is there is no longer what was written: it is no copy then."""
         _check_name(episode_id)
         published = self._store.root / "episodes" / episode_id
         folder = self._store.root / INCOMING / episode_id
@@ -58,9 +59,18 @@ class Receiver:
                 raise DamagedError(f"the marker offered for {episode_id} names other files")
             if published.is_dir():
                 shutil.rmtree(folder)
-                if read_marker(published).content_digest() == offered.content_digest():
-                    return None
-                raise RecordingError(f"another episode {episode_id} is in {self._store.root}", "delete one")
+                there = read_marker(published)
+                if there.content_digest() != offered.content_digest():
+                    raise RecordingError(
+                        f"another episode {episode_id} is in {self._store.root}", "delete one"
+                    )
+                bad = [name for name, entry in there.files.items() if not _matches(published / name, *entry)]
+                if bad:
+                    raise DamagedError(
+                        f"episode {episode_id} in {self._store.root} is damaged ({bad[0]})",
+                        "move it out of the way there, then copy it again",
+                    )
+                return None
             sizes = {name: _size(folder / name, size) for name, (size, _) in offered.files.items()}
         except OSError as error:
             raise io_error(error, folder) from error

@@ -72,7 +72,7 @@ def export_lerobot(
 
     Raises StoreError when episodes do not fit into one set, ImportRefusedError when ``target`` does not.
     """
-    root, chosen = Path(target), options or ExportOptions()
+    root, chosen = Path(target).absolute(), options or ExportOptions()
     if not ids:
         raise StoreError("no episode chosen", "see `ratchet episodes ls`")
     direct = chosen.to == "v2.1"

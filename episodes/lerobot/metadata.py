@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 
 from episodes.errors import ImportRefusedError
 from episodes.lerobot import bounds
+
+_KEY = re.compile(r"[^\W.][\w .:+-]{0,127}")
+"""What a feature may be called: names become folders, ``observation.images.front`` for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,11 @@ def read_features(info: dict[str, Any], where: Path, repairs: list[str]) -> dict
     described = info.get("features")
     if not isinstance(described, dict) or not described or len(described) > bounds.FEATURES:
         raise ImportRefusedError(f"{where} has no usable features", "check it")
+    for key in described:
+        if not _KEY.fullmatch(key) or ".." in key:
+            raise ImportRefusedError(
+                f"{where} has a feature named {key[:60]!r}, which cannot be part of a path", "rename it"
+            )
     return {key: _feature(key, value, where, repairs) for key, value in described.items()}
 
 

@@ -30,6 +30,10 @@ from episodes.store import EpisodeStore
         ({"features": {"x": {"dtype": "float32", "shape": [1 << 40]}}}, "too large"),
         ({"features": {"x": {"dtype": "float32", "shape": [1000, 1000, 1000]}}}, "too large"),
         ({"features": {"x": {"dtype": "float32", "shape": [-1]}}}, "no usable shape"),
+        ({"features": {"/home/x": {"dtype": "float32", "shape": [1]}}}, "cannot be part of a path"),
+        ({"features": {"a..": {"dtype": "float32", "shape": [1]}}}, "cannot be part of a path"),
+        ({"features": {"a\nb": {"dtype": "float32", "shape": [1]}}}, "cannot be part of a path"),
+        ({"features": {"x" * 200: {"dtype": "float32", "shape": [1]}}}, "cannot be part of a path"),
         ({"features": {KEY: {"dtype": "video", "shape": [1 << 20, 640, 3]}}}, "too large"),
         ({"features": {KEY: {"dtype": "video", "shape": [480, 640]}}}, "neither height"),
         (

@@ -18,6 +18,7 @@ from episodes.store import EpisodeStore
 from episodes.sync import Copied, Receiver, mark_synced, send
 from runtime.store_budget import keep_budget
 from tools.commands.episodes import episodes
+from tools.errors import UsageError
 
 
 def copy(source: EpisodeStore, target: EpisodeStore) -> Copied:
@@ -119,9 +120,10 @@ def test_over_a_shell_that_stands_in_for_ssh_while_the_source_records(
     record_ticks(writer, 3)
     shell = tmp_path / "ssh"
     root = Path(__file__).parents[2]
-    shell.write_text(f'#!/bin/sh\nshift 2\ncd {root} && exec {sys.executable} -m tools.cli "$@"\n')
+    there = f'eval "set -- $3" && shift && exec {sys.executable} -m tools.cli "$@"'
+    shell.write_text(f'#!/bin/sh\n[ "$1 $2" = "-- me@desk" ] && cd {root} && {there}\n')
     shell.chmod(0o755)
-    target = tmp_path / "remote"
+    target = tmp_path / "remote; place"
     for words in ("1 episodes copied", "0 episodes copied"):
         done = CliRunner().invoke(
             episodes, ["sync", f"me@desk:{target}", "--store", str(store.root), "--ssh", str(shell)]
@@ -133,6 +135,30 @@ def test_over_a_shell_that_stands_in_for_ssh_while_the_source_records(
     with EpisodeStore.open(target) as other:
         assert other.ids() == [name]
         assert other.verify().ok
+
+
+def test_the_store_itself_is_no_copy(store: EpisodeStore, tmp_path: Path) -> None:
+    name = record_episode(store, 10)
+    alias = tmp_path / "alias"
+    alias.symlink_to(store.root)
+    for destination in (store.root, alias):
+        done = CliRunner().invoke(episodes, ["sync", str(destination), "--store", str(store.root)])
+        assert isinstance(done.exception, UsageError)
+        assert "is the store itself" in str(done.exception)
+    assert synced(store)[name] is None
+
+
+def test_a_copy_that_has_been_damaged_is_no_copy(store: EpisodeStore, tmp_path: Path) -> None:
+    name = record_episode(store, 10)
+    with EpisodeStore.open(tmp_path / "other") as target:
+        copy(store, target)
+        files = (p for p in (target.root / "episodes" / name).rglob("*") if p.is_file())
+        victim = max(files, key=lambda p: (p.name != "episode.json", p.stat().st_size))
+        data = bytearray(victim.read_bytes())
+        data[-1] ^= 1
+        victim.write_bytes(data)
+        with pytest.raises(DamagedError, match=f"{name} in .* is damaged"):
+            copy(store, target)
 
 
 def test_a_budget_takes_the_oldest_that_are_synced_and_unflagged(store: EpisodeStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from episodes.store import EpisodeStore
 from episodes.sync import Link, Receiver, mark_synced, send
 from episodes.wire import RemoteLink, serve_receiver
 from tools.console import disk_errors, say, show_json
+from tools.errors import UsageError
 from tools.options import PATH, json_flag, store_option
 from tools.progress import bar
 
@@ -43,10 +45,14 @@ def sync(destination: str, store: Path, where: str, ssh: str, remote_ratchet: st
     marked as synced here. Run again after an interruption it goes on where it was. Works while the robot
     records.
     """
+    if _same(Path(destination), store):
+        raise UsageError(f"{destination} is the store itself, and no copy of it; name another place")
     with EpisodeStore.open(store, create=False, mode="r") as opened:
         chosen = opened.select(where)
-        (row,) = opened.query(f"SELECT sum(bytes) AS total FROM episodes WHERE {where}")
-        total = int(row["total"] or 0)
+        sizes = {
+            str(row["id"]): int(row["bytes"] or 0) for row in opened.query("SELECT id, bytes FROM episodes")
+        }
+        total = sum(sizes[name] for name in chosen)
     with (
         _link(destination, ssh, remote_ratchet) as link,
         disk_errors(store),
@@ -71,6 +77,14 @@ def sync(destination: str, store: Path, where: str, ssh: str, remote_ratchet: st
         )
 
 
+def _same(destination: Path, store: Path) -> bool:
+    """Whether both are one folder, by whatever names."""
+    try:
+        return destination.samefile(store)
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
 def _link(destination: str, ssh: str, remote_ratchet: str) -> Iterator[Link]:
     host, colon, path = destination.partition(":")
@@ -78,7 +92,9 @@ def _link(destination: str, ssh: str, remote_ratchet: str) -> Iterator[Link]:
         with EpisodeStore.open(destination) as other:
             yield Receiver(other)
         return
-    command = [ssh, host, remote_ratchet, "episodes", "receive", path or "."]
+    # What ssh is given is a command line for a shell there.
+    remote = shlex.join([remote_ratchet, "episodes", "receive", path or "."])
+    command = [ssh, "--", host, remote]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
