@@ -10,24 +10,25 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
 
 from hal.calibration import Calibration
 from hal.dynamixel.arm import ArmSpec, MotorSpec
 from hal.dynamixel.block import BLOCK_BYTES, EFFORT_UNIT, VELOCITY_UNIT, VOLTAGE_UNIT, as_rows
 from hal.dynamixel.bringup import MotorInfo, bring_up
+from hal.dynamixel.bus_types import COUNTERS, BusConfig, BusStats, MotorStats
 from hal.dynamixel.errors import decode_hardware_error, hardware_remedy
 from hal.dynamixel.link import Link
 from hal.dynamixel.packet import ALERT_BIT, BROADCAST_ID, OVERHEAD, Instruction, build
 from hal.dynamixel.port import Port
-from hal.dynamixel.reading import METHODS, Method, Reader, choose
+from hal.dynamixel.reading import METHODS, Reader, choose
 from hal.dynamixel.tables import POSITION_MODE, TICKS_PER_TURN, WATCHDOG_TRIPPED, WATCHDOG_UNIT_MS
 from hal.errors import MotorError, PortError
 from hal.types import JointState, Vector
+
+__all__ = ["COUNTERS", "ArmBus", "BusConfig", "BusStats", "MotorStats", "SetUp"]
 
 _log = logging.getLogger(__name__)
 
@@ -35,73 +36,8 @@ SetUp = Callable[[Link, ArmSpec, Calibration, str, int], tuple[MotorInfo, ...]]
 """How ``open`` meets the motors: link, arm, calibration, port and baud in; what they are out."""
 
 _GOAL = np.dtype([("id", "u1"), ("ticks", "<i4")])
-_GOAL_HEAD = b"\x74\x00\x04\x00"  # Goal_Position (116), four bytes: the same in all models
-
-
-class BusConfig(BaseModel):
-    """``margin_ms``: how long past its wire time a reply is waited for. ``retries``: how often the motors
-    that are missing are asked again in the same cycle. ``max_coast``: cycles a motor may stay silent.
-    ``attempts``: tries of a set-up transaction. ``read_method``: how the state is read; None times every one
-    at open and keeps the fastest that works.
-
-    A lost reply costs its wire time and the margin, and is made good in the same cycle where a retry brings
-    it. Adapters deliver within 1 ms of the last byte; what is later than the margin still counts if it comes
-    while a retry is waited for. Four cycles in which nothing came, with two retries each, are 35 ms at
-    1 Mbaud: inside the servos' watchdog of 100 ms. On a computer that keeps this process, or the kernel's
-    worker behind the port, from running for longer, that is a fault; it wants real-time priority.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    margin_ms: float = Field(default=1.5, ge=0.2, le=50.0)
-    retries: int = Field(default=2, ge=0, le=4)
-    max_coast: int = Field(default=3, ge=0, le=30)
-    attempts: int = Field(default=3, ge=1, le=10)
-    read_method: Method | None = None
-
-
 _STALL_CYCLES = 2
-
-
-@dataclass(frozen=True, slots=True)
-class MotorStats:
-    """Counters of one motor since the bus was made.
-
-    ``lost``: cycles without a good reply. ``crc_errors``: replies with a wrong CRC. ``timeouts``: replies
-    that did not come within wire time and margin. ``retries``: how often it was asked again in the same
-    cycle, and ``recovered``: how often that brought its sample. ``stalls``: how often it was silent for two
-    cycles or more. ``coasting``: how many cycles it is silent now.
-    """
-
-    joint: str
-    lost: int
-    crc_errors: int
-    timeouts: int
-    retries: int
-    recovered: int
-    stalls: int
-    coasting: int
-
-
-COUNTERS = ("lost", "crc_errors", "timeouts", "retries", "recovered", "stalls")
-"""The rows of ``ArmBus.counters``."""
-
-
-@dataclass(frozen=True, slots=True)
-class BusStats:
-    """Counters since the bus was made. ``lost``, ``crc_errors`` and ``retries`` sum over the motors and
-    include set-up transactions, ``stale`` are replies to those that came too late, ``reconnects`` reopened
-    ports, ``clipped`` goals beyond the calibrated range."""
-
-    cycles: int
-    lost: int
-    crc_errors: int
-    retries: int
-    stale: int
-    reconnects: int
-    clipped: int
-    method: str
-    motors: tuple[MotorStats, ...]
+_GOAL_HEAD = b"\x74\x00\x04\x00"  # Goal_Position (116), four bytes: the same in all models
 
 
 class ArmBus:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -18,7 +17,10 @@ from click.testing import CliRunner, Result
 from protos.ratchet.v1 import robot_pb2 as pb
 from runtime.remote.client import Control, RobotClient
 from tools.cli import cli
+from tools.faults.processes import processes
 from tools.sim import SimRobot
+
+__all__ = ["processes"]
 
 TIMEOUT_S = 30.0
 ROOT = Path(__file__).parents[2]
@@ -45,20 +47,6 @@ async def driving(sim: SimRobot, mode: str = "") -> AsyncIterator[tuple[RobotCli
         if mode:
             await control.set_mode(mode)
         yield robot, control
-
-
-def processes(*words: str) -> list[int]:
-    """Ids of the running processes whose command line contains all ``words``."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-            if state != "Z" and all(word in command for word in words):
-                found.append(int(entry.name))
-    return found
 
 
 def ratchet(*arguments: str | Path, timeout_s: float = 60.0) -> tuple[int, str]:
