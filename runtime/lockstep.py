@@ -13,7 +13,7 @@ from hal.clock import LockstepClock
 from hal.types import Frame, JointState
 from runtime.guard import GuardLimits
 from runtime.nouns import Observation, Vector, Waypoint
-from runtime.servo import ServoConfig, ServoCore
+from runtime.servo import HoldCause, ServoConfig, ServoCore
 from runtime.streams import SERVO_HZ, SERVO_NS, STEPS_PER_TICK
 
 
@@ -52,6 +52,11 @@ class LockstepArm:
         self._servo.start(self._joints)
         self._goal = self._joints.position.copy()
         self._tick = 0
+
+    def resume(self) -> None:
+        """What a person does who takes over an arm that a contact has stopped: enable it again, with its ramp."""
+        if self._servo.cause is HoldCause.CONTACT:
+            self._servo.start(self._joints)
 
     def observe(self, *, render: bool) -> Observation:
         """The present instant; cameras only when ``render`` (rendering is most of the cost)."""

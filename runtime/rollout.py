@@ -185,6 +185,7 @@ class RolloutRunner:
         target: Vector | None = None
         source = Source.POLICY
         if run.expert is not None:
+            run.arm.resume()
             source, target = Source.INTERVENTION, run.expert.step()
         task = run.arm.task()
         result = run.controller.tick(observation, source, target=target, task_success=task.success)
