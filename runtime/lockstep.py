@@ -54,7 +54,7 @@ class LockstepArm:
         self._tick = 0
 
     def resume(self) -> None:
-        """What a person does who takes over an arm that a contact has stopped: enable it again, with its ramp."""
+        """What a person does who takes over an arm that a contact has stopped: enable it, with its ramp."""
         if self._servo.cause is HoldCause.CONTACT:
             self._servo.start(self._joints)
 
