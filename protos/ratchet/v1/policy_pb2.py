@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.ratchet.v1 import common_pb2 as protos_dot_ratchet_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/ratchet/v1/policy.proto\x12\nratchet.v1\x1a\x1eprotos/ratchet/v1/common.proto\"\x9f\x01\n\x0cInferRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x0c\n\x04tick\x18\x03 \x01(\x03\x12\x16\n\x0eobservation_ns\x18\x04 \x01(\x03\x12!\n\x05state\x18\x05 \x01(\x0b\x32\x12.ratchet.v1.Tensor\x12!\n\x06images\x18\x06 \x03(\x0b\x32\x11.ratchet.v1.Image\"\xd7\x01\n\rInferResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x0c\n\x04tick\x18\x02 \x01(\x03\x12\x16\n\x0eobservation_ns\x18\x03 \x01(\x03\x12#\n\x07\x61\x63tions\x18\x04 \x01(\x0b\x32\x12.ratchet.v1.Tensor\x12$\n\x08\x66\x65\x61tures\x18\x05 \x01(\x0b\x32\x12.ratchet.v1.Tensor\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x0f\n\x07\x65xec_ms\x18\x08 \x01(\x01\x12\x10\n\x08queue_ms\x18\t \x01(\x01\">\n\x0bLoadRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63tivate\x18\x03 \x01(\x08\"s\n\x0cLoadResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tverify_ms\x18\x02 \x01(\x01\x12\x0f\n\x07load_ms\x18\x03 \x01(\x01\x12\x0f\n\x07warm_ms\x18\x04 \x01(\x01\x12\x0e\n\x06\x61\x63tive\x18\x05 \x01(\x08\x12\r\n\x05\x65poch\x18\x06 \x01(\x04\"\x1e\n\x0bSwapRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\"\x11\n\x0fRollbackRequest\"Q\n\x0cSwapResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08previous\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0f\n\x07swap_ms\x18\x04 \x01(\x01\"\"\n\rStatusRequest\x12\x11\n\tmanifests\x18\x01 \x01(\x08\"o\n\x04Slot\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x03 \x01(\x08\x12\r\n\x05\x63hunk\x18\x04 \x01(\r\x12\x0f\n\x07\x63\x61meras\x18\x05 \x03(\t\x12\x15\n\rmanifest_json\x18\x06 \x01(\t\"\xac\x01\n\x0eStatusResponse\x12\x1f\n\x05slots\x18\x01 \x03(\x0b\x32\x10.ratchet.v1.Slot\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06served\x18\x03 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x04\x12\x13\n\x0b\x65xec_ms_p50\x18\x05 \x01(\x01\x12\x13\n\x0b\x65xec_ms_p99\x18\x06 \x01(\x01\x12\x0f\n\x07\x64ropped\x18\x07 \x01(\x04\x12\x0f\n\x07refused\x18\x08 \x01(\x04\x32\x8f\x03\n\rPolicyService\x12<\n\x05Infer\x12\x18.ratchet.v1.InferRequest\x1a\x19.ratchet.v1.InferResponse\x12\x46\n\x0bInferStream\x12\x18.ratchet.v1.InferRequest\x1a\x19.ratchet.v1.InferResponse(\x01\x30\x01\x12\x39\n\x04Load\x12\x17.ratchet.v1.LoadRequest\x1a\x18.ratchet.v1.LoadResponse\x12\x39\n\x04Swap\x12\x17.ratchet.v1.SwapRequest\x1a\x18.ratchet.v1.SwapResponse\x12\x41\n\x08Rollback\x12\x1b.ratchet.v1.RollbackRequest\x1a\x18.ratchet.v1.SwapResponse\x12?\n\x06Status\x12\x19.ratchet.v1.StatusRequest\x1a\x1a.ratchet.v1.StatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/ratchet/v1/policy.proto\x12\nratchet.v1\x1a\x1eprotos/ratchet/v1/common.proto\"\xeb\x01\n\x0cInferRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x0c\n\x04tick\x18\x03 \x01(\x03\x12\x16\n\x0eobservation_ns\x18\x04 \x01(\x03\x12!\n\x05state\x18\x05 \x01(\x0b\x32\x12.ratchet.v1.Tensor\x12!\n\x06images\x18\x06 \x03(\x0b\x32\x11.ratchet.v1.Image\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x07 \x01(\x01\x12\x0c\n\x04lane\x18\x08 \x01(\x06\x12\'\n\x06\x66rames\x18\t \x03(\x0b\x32\x17.ratchet.v1.SharedFrame\"$\n\x11OpenFramesRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\"r\n\tFrameLane\x12\x0c\n\x04lane\x18\x01 \x01(\x06\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\n\n\x02\x66\x64\x18\x03 \x01(\r\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\r\n\x05slots\x18\x05 \x01(\r\x12\x12\n\nslot_bytes\x18\x06 \x01(\x04\x12\r\n\x05token\x18\x07 \x01(\x0c\"s\n\x0bSharedFrame\x12\x0e\n\x06\x63\x61mera\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\r\x12\x0c\n\x04word\x18\x03 \x01(\x04\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\r\n\x05width\x18\x05 \x01(\r\x12\x0b\n\x03seq\x18\x06 \x01(\x04\x12\x0c\n\x04t_ns\x18\x07 \x01(\x03\"\x9c\x02\n\rInferResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x0c\n\x04tick\x18\x02 \x01(\x03\x12\x16\n\x0eobservation_ns\x18\x03 \x01(\x03\x12#\n\x07\x61\x63tions\x18\x04 \x01(\x0b\x32\x12.ratchet.v1.Tensor\x12$\n\x08\x66\x65\x61tures\x18\x05 \x01(\x0b\x32\x12.ratchet.v1.Tensor\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x0f\n\x07\x65xec_ms\x18\x08 \x01(\x01\x12\x10\n\x08queue_ms\x18\t \x01(\x01\x12\r\n\x05\x62\x61tch\x18\n \x01(\r\x12\x14\n\x0cremaining_ms\x18\x0b \x01(\x01\x12\x0e\n\x06status\x18\x0c \x01(\r\x12\x0e\n\x06reason\x18\r \x01(\t\">\n\x0bLoadRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63tivate\x18\x03 \x01(\x08\"s\n\x0cLoadResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tverify_ms\x18\x02 \x01(\x01\x12\x0f\n\x07load_ms\x18\x03 \x01(\x01\x12\x0f\n\x07warm_ms\x18\x04 \x01(\x01\x12\x0e\n\x06\x61\x63tive\x18\x05 \x01(\x08\x12\r\n\x05\x65poch\x18\x06 \x01(\x04\"\x1e\n\x0bSwapRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\"\x11\n\x0fRollbackRequest\"Q\n\x0cSwapResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08previous\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0f\n\x07swap_ms\x18\x04 \x01(\x01\"\"\n\rStatusRequest\x12\x11\n\tmanifests\x18\x01 \x01(\x08\"o\n\x04Slot\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x03 \x01(\x08\x12\r\n\x05\x63hunk\x18\x04 \x01(\r\x12\x0f\n\x07\x63\x61meras\x18\x05 \x03(\t\x12\x15\n\rmanifest_json\x18\x06 \x01(\t\"\xb5\x02\n\x0eStatusResponse\x12\x1f\n\x05slots\x18\x01 \x03(\x0b\x32\x10.ratchet.v1.Slot\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06served\x18\x03 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x04\x12\x13\n\x0b\x65xec_ms_p50\x18\x05 \x01(\x01\x12\x13\n\x0b\x65xec_ms_p99\x18\x06 \x01(\x01\x12\x0f\n\x07\x64ropped\x18\x07 \x01(\x04\x12\x0f\n\x07refused\x18\x08 \x01(\x04\x12)\n\x07\x63lients\x18\t \x03(\x0b\x32\x18.ratchet.v1.ClientStatus\x12\x0f\n\x07waiting\x18\n \x01(\r\x12\r\n\x05lanes\x18\x0b \x01(\r\x12\x12\n\nlane_bytes\x18\x0c \x01(\x04\x12(\n\x07\x62\x61tches\x18\r \x03(\x0b\x32\x17.ratchet.v1.BatchStatus\"\xa8\x01\n\x0c\x43lientStatus\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x14\n\x0clast_seen_ms\x18\x02 \x01(\x01\x12\x0e\n\x06served\x18\x03 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x04\x12\x0f\n\x07refused\x18\x05 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x04\x12\x11\n\tin_flight\x18\x07 \x01(\r\x12\x0e\n\x06shared\x18\x08 \x01(\x04\x12\x0c\n\x04sent\x18\t \x01(\x04\":\n\x0b\x42\x61tchStatus\x12\x0c\n\x04size\x18\x01 \x01(\r\x12\x0f\n\x07\x65xec_ms\x18\x02 \x01(\x01\x12\x0c\n\x04runs\x18\x03 \x01(\x04\x32\xd5\x03\n\rPolicyService\x12<\n\x05Infer\x12\x18.ratchet.v1.InferRequest\x1a\x19.ratchet.v1.InferResponse\x12\x46\n\x0bInferStream\x12\x18.ratchet.v1.InferRequest\x1a\x19.ratchet.v1.InferResponse(\x01\x30\x01\x12\x44\n\nOpenFrames\x12\x1d.ratchet.v1.OpenFramesRequest\x1a\x15.ratchet.v1.FrameLane0\x01\x12\x39\n\x04Load\x12\x17.ratchet.v1.LoadRequest\x1a\x18.ratchet.v1.LoadResponse\x12\x39\n\x04Swap\x12\x17.ratchet.v1.SwapRequest\x1a\x18.ratchet.v1.SwapResponse\x12\x41\n\x08Rollback\x12\x1b.ratchet.v1.RollbackRequest\x1a\x18.ratchet.v1.SwapResponse\x12?\n\x06Status\x12\x19.ratchet.v1.StatusRequest\x1a\x1a.ratchet.v1.StatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,25 +33,35 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.ratchet.v1.policy_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_INFERREQUEST']._serialized_start=79
-  _globals['_INFERREQUEST']._serialized_end=238
-  _globals['_INFERRESPONSE']._serialized_start=241
-  _globals['_INFERRESPONSE']._serialized_end=456
-  _globals['_LOADREQUEST']._serialized_start=458
-  _globals['_LOADREQUEST']._serialized_end=520
-  _globals['_LOADRESPONSE']._serialized_start=522
-  _globals['_LOADRESPONSE']._serialized_end=637
-  _globals['_SWAPREQUEST']._serialized_start=639
-  _globals['_SWAPREQUEST']._serialized_end=669
-  _globals['_ROLLBACKREQUEST']._serialized_start=671
-  _globals['_ROLLBACKREQUEST']._serialized_end=688
-  _globals['_SWAPRESPONSE']._serialized_start=690
-  _globals['_SWAPRESPONSE']._serialized_end=771
-  _globals['_STATUSREQUEST']._serialized_start=773
-  _globals['_STATUSREQUEST']._serialized_end=807
-  _globals['_SLOT']._serialized_start=809
-  _globals['_SLOT']._serialized_end=920
-  _globals['_STATUSRESPONSE']._serialized_start=923
-  _globals['_STATUSRESPONSE']._serialized_end=1095
-  _globals['_POLICYSERVICE']._serialized_start=1098
-  _globals['_POLICYSERVICE']._serialized_end=1497
+  _globals['_INFERREQUEST']._serialized_end=314
+  _globals['_OPENFRAMESREQUEST']._serialized_start=316
+  _globals['_OPENFRAMESREQUEST']._serialized_end=352
+  _globals['_FRAMELANE']._serialized_start=354
+  _globals['_FRAMELANE']._serialized_end=468
+  _globals['_SHAREDFRAME']._serialized_start=470
+  _globals['_SHAREDFRAME']._serialized_end=585
+  _globals['_INFERRESPONSE']._serialized_start=588
+  _globals['_INFERRESPONSE']._serialized_end=872
+  _globals['_LOADREQUEST']._serialized_start=874
+  _globals['_LOADREQUEST']._serialized_end=936
+  _globals['_LOADRESPONSE']._serialized_start=938
+  _globals['_LOADRESPONSE']._serialized_end=1053
+  _globals['_SWAPREQUEST']._serialized_start=1055
+  _globals['_SWAPREQUEST']._serialized_end=1085
+  _globals['_ROLLBACKREQUEST']._serialized_start=1087
+  _globals['_ROLLBACKREQUEST']._serialized_end=1104
+  _globals['_SWAPRESPONSE']._serialized_start=1106
+  _globals['_SWAPRESPONSE']._serialized_end=1187
+  _globals['_STATUSREQUEST']._serialized_start=1189
+  _globals['_STATUSREQUEST']._serialized_end=1223
+  _globals['_SLOT']._serialized_start=1225
+  _globals['_SLOT']._serialized_end=1336
+  _globals['_STATUSRESPONSE']._serialized_start=1339
+  _globals['_STATUSRESPONSE']._serialized_end=1648
+  _globals['_CLIENTSTATUS']._serialized_start=1651
+  _globals['_CLIENTSTATUS']._serialized_end=1819
+  _globals['_BATCHSTATUS']._serialized_start=1821
+  _globals['_BATCHSTATUS']._serialized_end=1879
+  _globals['_POLICYSERVICE']._serialized_start=1882
+  _globals['_POLICYSERVICE']._serialized_end=2351
 # @@protoc_insertion_point(module_scope)

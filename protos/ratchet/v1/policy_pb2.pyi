@@ -8,23 +8,71 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class InferRequest(_message.Message):
-    __slots__ = ("request_id", "session", "tick", "observation_ns", "state", "images")
+    __slots__ = ("request_id", "session", "tick", "observation_ns", "state", "images", "deadline_ms", "lane", "frames")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     TICK_FIELD_NUMBER: _ClassVar[int]
     OBSERVATION_NS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    LANE_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
     request_id: int
     session: str
     tick: int
     observation_ns: int
     state: _common_pb2.Tensor
     images: _containers.RepeatedCompositeFieldContainer[_common_pb2.Image]
-    def __init__(self, request_id: _Optional[int] = ..., session: _Optional[str] = ..., tick: _Optional[int] = ..., observation_ns: _Optional[int] = ..., state: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., images: _Optional[_Iterable[_Union[_common_pb2.Image, _Mapping]]] = ...) -> None: ...
+    deadline_ms: float
+    lane: int
+    frames: _containers.RepeatedCompositeFieldContainer[SharedFrame]
+    def __init__(self, request_id: _Optional[int] = ..., session: _Optional[str] = ..., tick: _Optional[int] = ..., observation_ns: _Optional[int] = ..., state: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., images: _Optional[_Iterable[_Union[_common_pb2.Image, _Mapping]]] = ..., deadline_ms: _Optional[float] = ..., lane: _Optional[int] = ..., frames: _Optional[_Iterable[_Union[SharedFrame, _Mapping]]] = ...) -> None: ...
+
+class OpenFramesRequest(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: str
+    def __init__(self, session: _Optional[str] = ...) -> None: ...
+
+class FrameLane(_message.Message):
+    __slots__ = ("lane", "pid", "fd", "size", "slots", "slot_bytes", "token")
+    LANE_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    FD_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    SLOT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    lane: int
+    pid: int
+    fd: int
+    size: int
+    slots: int
+    slot_bytes: int
+    token: bytes
+    def __init__(self, lane: _Optional[int] = ..., pid: _Optional[int] = ..., fd: _Optional[int] = ..., size: _Optional[int] = ..., slots: _Optional[int] = ..., slot_bytes: _Optional[int] = ..., token: _Optional[bytes] = ...) -> None: ...
+
+class SharedFrame(_message.Message):
+    __slots__ = ("camera", "slot", "word", "height", "width", "seq", "t_ns")
+    CAMERA_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    WORD_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    T_NS_FIELD_NUMBER: _ClassVar[int]
+    camera: str
+    slot: int
+    word: int
+    height: int
+    width: int
+    seq: int
+    t_ns: int
+    def __init__(self, camera: _Optional[str] = ..., slot: _Optional[int] = ..., word: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., seq: _Optional[int] = ..., t_ns: _Optional[int] = ...) -> None: ...
 
 class InferResponse(_message.Message):
-    __slots__ = ("request_id", "tick", "observation_ns", "actions", "features", "version", "epoch", "exec_ms", "queue_ms")
+    __slots__ = ("request_id", "tick", "observation_ns", "actions", "features", "version", "epoch", "exec_ms", "queue_ms", "batch", "remaining_ms", "status", "reason")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TICK_FIELD_NUMBER: _ClassVar[int]
     OBSERVATION_NS_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +82,10 @@ class InferResponse(_message.Message):
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     EXEC_MS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     request_id: int
     tick: int
     observation_ns: int
@@ -43,7 +95,11 @@ class InferResponse(_message.Message):
     epoch: int
     exec_ms: float
     queue_ms: float
-    def __init__(self, request_id: _Optional[int] = ..., tick: _Optional[int] = ..., observation_ns: _Optional[int] = ..., actions: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., features: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., version: _Optional[str] = ..., epoch: _Optional[int] = ..., exec_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ...) -> None: ...
+    batch: int
+    remaining_ms: float
+    status: int
+    reason: str
+    def __init__(self, request_id: _Optional[int] = ..., tick: _Optional[int] = ..., observation_ns: _Optional[int] = ..., actions: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., features: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., version: _Optional[str] = ..., epoch: _Optional[int] = ..., exec_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., batch: _Optional[int] = ..., remaining_ms: _Optional[float] = ..., status: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class LoadRequest(_message.Message):
     __slots__ = ("path", "backend", "activate")
@@ -116,7 +172,7 @@ class Slot(_message.Message):
     def __init__(self, version: _Optional[str] = ..., backend: _Optional[str] = ..., active: _Optional[bool] = ..., chunk: _Optional[int] = ..., cameras: _Optional[_Iterable[str]] = ..., manifest_json: _Optional[str] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("slots", "epoch", "served", "failed", "exec_ms_p50", "exec_ms_p99", "dropped", "refused")
+    __slots__ = ("slots", "epoch", "served", "failed", "exec_ms_p50", "exec_ms_p99", "dropped", "refused", "clients", "waiting", "lanes", "lane_bytes", "batches")
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SERVED_FIELD_NUMBER: _ClassVar[int]
@@ -125,6 +181,11 @@ class StatusResponse(_message.Message):
     EXEC_MS_P99_FIELD_NUMBER: _ClassVar[int]
     DROPPED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    CLIENTS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    LANES_FIELD_NUMBER: _ClassVar[int]
+    LANE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
     slots: _containers.RepeatedCompositeFieldContainer[Slot]
     epoch: int
     served: int
@@ -133,4 +194,41 @@ class StatusResponse(_message.Message):
     exec_ms_p99: float
     dropped: int
     refused: int
-    def __init__(self, slots: _Optional[_Iterable[_Union[Slot, _Mapping]]] = ..., epoch: _Optional[int] = ..., served: _Optional[int] = ..., failed: _Optional[int] = ..., exec_ms_p50: _Optional[float] = ..., exec_ms_p99: _Optional[float] = ..., dropped: _Optional[int] = ..., refused: _Optional[int] = ...) -> None: ...
+    clients: _containers.RepeatedCompositeFieldContainer[ClientStatus]
+    waiting: int
+    lanes: int
+    lane_bytes: int
+    batches: _containers.RepeatedCompositeFieldContainer[BatchStatus]
+    def __init__(self, slots: _Optional[_Iterable[_Union[Slot, _Mapping]]] = ..., epoch: _Optional[int] = ..., served: _Optional[int] = ..., failed: _Optional[int] = ..., exec_ms_p50: _Optional[float] = ..., exec_ms_p99: _Optional[float] = ..., dropped: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[_Iterable[_Union[ClientStatus, _Mapping]]] = ..., waiting: _Optional[int] = ..., lanes: _Optional[int] = ..., lane_bytes: _Optional[int] = ..., batches: _Optional[_Iterable[_Union[BatchStatus, _Mapping]]] = ...) -> None: ...
+
+class ClientStatus(_message.Message):
+    __slots__ = ("session", "last_seen_ms", "served", "dropped", "refused", "failed", "in_flight", "shared", "sent")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEEN_MS_FIELD_NUMBER: _ClassVar[int]
+    SERVED_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
+    SENT_FIELD_NUMBER: _ClassVar[int]
+    session: str
+    last_seen_ms: float
+    served: int
+    dropped: int
+    refused: int
+    failed: int
+    in_flight: int
+    shared: int
+    sent: int
+    def __init__(self, session: _Optional[str] = ..., last_seen_ms: _Optional[float] = ..., served: _Optional[int] = ..., dropped: _Optional[int] = ..., refused: _Optional[int] = ..., failed: _Optional[int] = ..., in_flight: _Optional[int] = ..., shared: _Optional[int] = ..., sent: _Optional[int] = ...) -> None: ...
+
+class BatchStatus(_message.Message):
+    __slots__ = ("size", "exec_ms", "runs")
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    EXEC_MS_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    size: int
+    exec_ms: float
+    runs: int
+    def __init__(self, size: _Optional[int] = ..., exec_ms: _Optional[float] = ..., runs: _Optional[int] = ...) -> None: ...

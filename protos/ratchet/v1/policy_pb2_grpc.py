@@ -44,6 +44,11 @@ class PolicyServiceStub:
                 request_serializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.InferRequest.SerializeToString,
                 response_deserializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.InferResponse.FromString,
                 _registered_method=True)
+        self.OpenFrames = channel.unary_stream(
+                '/ratchet.v1.PolicyService/OpenFrames',
+                request_serializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.OpenFramesRequest.SerializeToString,
+                response_deserializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.FrameLane.FromString,
+                _registered_method=True)
         self.Load = channel.unary_unary(
                 '/ratchet.v1.PolicyService/Load',
                 request_serializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.LoadRequest.SerializeToString,
@@ -77,7 +82,16 @@ class PolicyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def InferStream(self, request_iterator, context):
-        """The same over one stream: responses in request order.
+        """The same over one stream: responses in request order. What a unary call refuses by its status
+        is refused here in the response's `status` and `reason`, and the stream goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OpenFrames(self, request, context):
+        """Shared memory for pictures, for a client on the same host: one answer, then silence; the memory
+        is the client's until the call ends, in whatever way (protos/frames.py).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,6 +136,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.InferStream,
                     request_deserializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.InferRequest.FromString,
                     response_serializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.InferResponse.SerializeToString,
+            ),
+            'OpenFrames': grpc.unary_stream_rpc_method_handler(
+                    servicer.OpenFrames,
+                    request_deserializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.OpenFramesRequest.FromString,
+                    response_serializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.FrameLane.SerializeToString,
             ),
             'Load': grpc.unary_unary_rpc_method_handler(
                     servicer.Load,
@@ -198,6 +217,33 @@ class PolicyService:
             '/ratchet.v1.PolicyService/InferStream',
             protos_dot_ratchet_dot_v1_dot_policy__pb2.InferRequest.SerializeToString,
             protos_dot_ratchet_dot_v1_dot_policy__pb2.InferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenFrames(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ratchet.v1.PolicyService/OpenFrames',
+            protos_dot_ratchet_dot_v1_dot_policy__pb2.OpenFramesRequest.SerializeToString,
+            protos_dot_ratchet_dot_v1_dot_policy__pb2.FrameLane.FromString,
             options,
             channel_credentials,
             insecure,
