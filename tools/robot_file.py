@@ -95,7 +95,7 @@ class SimOptions:
     """What a simulated robot's configuration depends on besides its bench.
 
     ``fleet_host`` None means no fleet; ``fleet_keys`` maps a key id to its public key in hex. ``patient``:
-    the machine refuses real-time priority, so bus and motors wait longer for one another.
+    bus and motors wait longer for one another, where nobody measures how they cope with lost replies.
     """
 
     robot: str = "bench"
@@ -159,7 +159,7 @@ def sim_text(paths: SimPaths, bench: BenchInfo, options: SimOptions) -> str:
         lines += ["", f"[cameras.{name}]", f"source = {_quoted(url)}"]
         lines += [f"width = {bench.width}", f"height = {bench.height}"]
     if options.patient:
-        # Replies come through a pseudo-terminal: without priority a busy machine keeps both its ends waiting.
+        # These motors are a process: a busy machine, or a virtual one that stands still, keeps it waiting.
         lines += ["", "[bus]", "watchdog_ms = 400", "replies = { margin_ms = 4.0, max_coast = 15 }"]
     lines += ["", "[control]", f"task_limit_s = {options.task_limit_s}"]
     lines += ["", "[policy]", f"address = {_quoted(paths.policy)}", "timeout_s = 0.5"]

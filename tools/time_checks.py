@@ -45,11 +45,6 @@ def _priority() -> Finding:
     return ok("real-time priority", f"SCHED_FIFO {BUS_PRIORITY} is granted")
 
 
-def priority_granted() -> bool:
-    """Whether this machine grants the bus processes the priority they ask for."""
-    return not _priority_refused()
-
-
 def _priority_refused() -> str:
     """Try it; nothing else tells. Why it is refused, or ""."""
     with ThreadPoolExecutor(1) as thread:  # which takes the priority along when it ends

@@ -19,7 +19,6 @@ from tools.config import load
 from tools.errors import UsageError
 from tools.robot_file import SimOptions, SimPaths, sim_text
 from tools.serving import run_service
-from tools.time_checks import priority_granted
 
 DEFAULT_CONFIG = Path("/etc/ratchet/ratchet.toml")
 DEFAULT_RUN = Path("out/sim")
@@ -124,7 +123,7 @@ def _options(name: str, health: int | None, broker: str | None, keys: Path) -> S
         fleet_host=host,
         fleet_port=port,
         fleet_keys=public,
-        patient=not priority_granted(),
+        patient=True,
     )
 
 

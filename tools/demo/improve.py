@@ -40,16 +40,21 @@ def live_policy(demo: Demo, sim: SimRobot) -> None:
     first = demo.plan.seeds(LIVE) + 100
     wanted = demo.plan.live_episodes
     run = demo.runner.run(live.policy(sim, first, "full", lambda run: len(run.episodes) >= wanted))
-    for episode in run.episodes:
-        say_episode(demo, episode)
+    say_run(demo, run)
     demo.figures["live_before"] = run.loop
 
 
-def say_episode(demo: Demo, episode: live.LiveEpisode) -> None:
-    """One line on a live policy episode."""
-    flags = f", flags: {', '.join(episode.flags)}" if episode.flags else ""
-    verdict = "done" if episode.success else "not done"
-    demo.say(f"live episode {episode.id}: {verdict} after {episode.seconds:.1f} s{flags}")
+def say_run(demo: Demo, run: live.LiveRun) -> None:
+    """One line on each live episode, and one when the arm had to be enabled again."""
+    for episode in run.episodes:
+        flags = f", flags: {', '.join(episode.flags)}" if episode.flags else ""
+        verdict = "done" if episode.success else "not done"
+        demo.say(f"live episode {episode.id}: {verdict} after {episode.seconds:.1f} s{flags}")
+    if run.faults:
+        demo.say(
+            f"the machine kept the simulated motors waiting: fault, enabled again, {run.faults} "
+            f"{'time' if run.faults == 1 else 'times'}"
+        )
 
 
 def corrections(demo: Demo) -> None:
@@ -143,8 +148,7 @@ def watch_round(demo: Demo, sim: SimRobot, learner: subprocess.Popen[bytes]) -> 
     run = demo.runner.run(live.policy(sim, demo.plan.seeds(LIVE) + 200, "full", enough))
     if learner.wait() != 0:
         raise UsageError("the learner failed; its message is above")
-    for episode in run.episodes:
-        say_episode(demo, episode)
+    say_run(demo, run)
     report: dict[str, Any] = json.loads((_round(demo) / "report.json").read_text())
     demo.figures["live_swap"] = run.loop
     demo.figures["live_versions"] = run.versions

@@ -20,6 +20,7 @@ EPISODE_S = 8.0
 DEMONSTRATION_S = 15.0
 _HOME_S = 2.2
 _POLL_S = 0.1
+_MEND_S = 1.0  # until the bus is linked again
 
 
 @dataclass
@@ -40,6 +41,7 @@ class LiveRun:
     episodes: list[LiveEpisode] = field(default_factory=list)
     seen: list[tuple[str, int]] = field(default_factory=list)
     loop: dict[str, float] = field(default_factory=dict)
+    faults: int = 0
 
     @property
     def versions(self) -> list[str]:
@@ -89,11 +91,22 @@ async def policy(sim: SimRobot, first_seed: int, region: str, enough: Callable[[
             await asyncio.to_thread(sim.bench.reset, seed, region)  # type: ignore[arg-type]
             await control.set_mode("policy")
             run.episodes.append(await _policy_episode(sim, robot, control, run))
-            await control.set_mode("hold")
+            await _hold(robot, control, run)
             seed += 1
         run.loop = await loop_figures(robot)
         await robot.stop("the live run is done")
     return run
+
+
+async def _hold(robot: RobotClient, control: Control, run: LiveRun) -> None:
+    """Hold; an arm in fault (a machine that stood still loses the simulated motors' replies) is enabled
+    again, as the person beside it would, and that is counted."""
+    if (await robot.state()).mode != "fault":
+        await control.set_mode("hold")
+        return
+    run.faults += 1
+    await asyncio.sleep(_MEND_S)
+    await control.enable()
 
 
 async def _policy_episode(sim: SimRobot, robot: RobotClient, control: Control, run: LiveRun) -> LiveEpisode:
