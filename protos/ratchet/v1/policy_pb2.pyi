@@ -102,14 +102,18 @@ class InferResponse(_message.Message):
     def __init__(self, request_id: _Optional[int] = ..., tick: _Optional[int] = ..., observation_ns: _Optional[int] = ..., actions: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., features: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., version: _Optional[str] = ..., epoch: _Optional[int] = ..., exec_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., batch: _Optional[int] = ..., remaining_ms: _Optional[float] = ..., status: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class LoadRequest(_message.Message):
-    __slots__ = ("path", "backend", "activate")
+    __slots__ = ("path", "backend", "activate", "by_person", "without_probation")
     PATH_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     ACTIVATE_FIELD_NUMBER: _ClassVar[int]
+    BY_PERSON_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_PROBATION_FIELD_NUMBER: _ClassVar[int]
     path: str
     backend: str
     activate: bool
-    def __init__(self, path: _Optional[str] = ..., backend: _Optional[str] = ..., activate: _Optional[bool] = ...) -> None: ...
+    by_person: bool
+    without_probation: bool
+    def __init__(self, path: _Optional[str] = ..., backend: _Optional[str] = ..., activate: _Optional[bool] = ..., by_person: _Optional[bool] = ..., without_probation: _Optional[bool] = ...) -> None: ...
 
 class LoadResponse(_message.Message):
     __slots__ = ("version", "verify_ms", "load_ms", "warm_ms", "active", "epoch")
@@ -128,14 +132,20 @@ class LoadResponse(_message.Message):
     def __init__(self, version: _Optional[str] = ..., verify_ms: _Optional[float] = ..., load_ms: _Optional[float] = ..., warm_ms: _Optional[float] = ..., active: _Optional[bool] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class SwapRequest(_message.Message):
-    __slots__ = ("version",)
+    __slots__ = ("version", "by_person", "without_probation")
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    BY_PERSON_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_PROBATION_FIELD_NUMBER: _ClassVar[int]
     version: str
-    def __init__(self, version: _Optional[str] = ...) -> None: ...
+    by_person: bool
+    without_probation: bool
+    def __init__(self, version: _Optional[str] = ..., by_person: _Optional[bool] = ..., without_probation: _Optional[bool] = ...) -> None: ...
 
 class RollbackRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("why",)
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    why: str
+    def __init__(self, why: _Optional[str] = ...) -> None: ...
 
 class SwapResponse(_message.Message):
     __slots__ = ("version", "previous", "epoch", "swap_ms")
@@ -156,23 +166,155 @@ class StatusRequest(_message.Message):
     def __init__(self, manifests: _Optional[bool] = ...) -> None: ...
 
 class Slot(_message.Message):
-    __slots__ = ("version", "backend", "active", "chunk", "cameras", "manifest_json")
+    __slots__ = ("version", "backend", "active", "chunk", "cameras", "manifest_json", "previous", "pid", "path")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     CAMERAS_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_JSON_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
     version: str
     backend: str
     active: bool
     chunk: int
     cameras: _containers.RepeatedScalarFieldContainer[str]
     manifest_json: str
-    def __init__(self, version: _Optional[str] = ..., backend: _Optional[str] = ..., active: _Optional[bool] = ..., chunk: _Optional[int] = ..., cameras: _Optional[_Iterable[str]] = ..., manifest_json: _Optional[str] = ...) -> None: ...
+    previous: bool
+    pid: int
+    path: str
+    def __init__(self, version: _Optional[str] = ..., backend: _Optional[str] = ..., active: _Optional[bool] = ..., chunk: _Optional[int] = ..., cameras: _Optional[_Iterable[str]] = ..., manifest_json: _Optional[str] = ..., previous: _Optional[bool] = ..., pid: _Optional[int] = ..., path: _Optional[str] = ...) -> None: ...
+
+class ShadowRequest(_message.Message):
+    __slots__ = ("bundle", "backend", "seconds", "stop")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    backend: str
+    seconds: float
+    stop: bool
+    def __init__(self, bundle: _Optional[str] = ..., backend: _Optional[str] = ..., seconds: _Optional[float] = ..., stop: _Optional[bool] = ...) -> None: ...
+
+class ShadowReport(_message.Message):
+    __slots__ = ("version", "serving", "running", "compared", "skipped", "failed", "mean_rad", "max_rad", "mean_sd", "max_sd", "exec_ms_p50", "exec_ms_p99", "seconds", "reason", "action_names", "joint_mean_rad")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SERVING_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    COMPARED_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    MEAN_RAD_FIELD_NUMBER: _ClassVar[int]
+    MAX_RAD_FIELD_NUMBER: _ClassVar[int]
+    MEAN_SD_FIELD_NUMBER: _ClassVar[int]
+    MAX_SD_FIELD_NUMBER: _ClassVar[int]
+    EXEC_MS_P50_FIELD_NUMBER: _ClassVar[int]
+    EXEC_MS_P99_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ACTION_NAMES_FIELD_NUMBER: _ClassVar[int]
+    JOINT_MEAN_RAD_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    serving: str
+    running: bool
+    compared: int
+    skipped: int
+    failed: int
+    mean_rad: float
+    max_rad: float
+    mean_sd: float
+    max_sd: float
+    exec_ms_p50: float
+    exec_ms_p99: float
+    seconds: float
+    reason: str
+    action_names: _containers.RepeatedScalarFieldContainer[str]
+    joint_mean_rad: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, version: _Optional[str] = ..., serving: _Optional[str] = ..., running: _Optional[bool] = ..., compared: _Optional[int] = ..., skipped: _Optional[int] = ..., failed: _Optional[int] = ..., mean_rad: _Optional[float] = ..., max_rad: _Optional[float] = ..., mean_sd: _Optional[float] = ..., max_sd: _Optional[float] = ..., exec_ms_p50: _Optional[float] = ..., exec_ms_p99: _Optional[float] = ..., seconds: _Optional[float] = ..., reason: _Optional[str] = ..., action_names: _Optional[_Iterable[str]] = ..., joint_mean_rad: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class ReportRequest(_message.Message):
+    __slots__ = ("session", "episode", "version", "epoch", "failed", "flags", "mixed")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    EPISODE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
+    MIXED_FIELD_NUMBER: _ClassVar[int]
+    session: str
+    episode: str
+    version: str
+    epoch: int
+    failed: bool
+    flags: _containers.RepeatedScalarFieldContainer[str]
+    mixed: bool
+    def __init__(self, session: _Optional[str] = ..., episode: _Optional[str] = ..., version: _Optional[str] = ..., epoch: _Optional[int] = ..., failed: _Optional[bool] = ..., flags: _Optional[_Iterable[str]] = ..., mixed: _Optional[bool] = ...) -> None: ...
+
+class ReportResponse(_message.Message):
+    __slots__ = ("counted", "failure", "verdict", "serving")
+    COUNTED_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    SERVING_FIELD_NUMBER: _ClassVar[int]
+    counted: bool
+    failure: bool
+    verdict: str
+    serving: str
+    def __init__(self, counted: _Optional[bool] = ..., failure: _Optional[bool] = ..., verdict: _Optional[str] = ..., serving: _Optional[str] = ...) -> None: ...
+
+class Probation(_message.Message):
+    __slots__ = ("version", "predecessor", "episodes", "failures", "of_episodes", "remaining_s", "bound", "e_value", "e_limit")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PREDECESSOR_FIELD_NUMBER: _ClassVar[int]
+    EPISODES_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    OF_EPISODES_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_S_FIELD_NUMBER: _ClassVar[int]
+    BOUND_FIELD_NUMBER: _ClassVar[int]
+    E_VALUE_FIELD_NUMBER: _ClassVar[int]
+    E_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    predecessor: str
+    episodes: int
+    failures: int
+    of_episodes: int
+    remaining_s: float
+    bound: float
+    e_value: float
+    e_limit: float
+    def __init__(self, version: _Optional[str] = ..., predecessor: _Optional[str] = ..., episodes: _Optional[int] = ..., failures: _Optional[int] = ..., of_episodes: _Optional[int] = ..., remaining_s: _Optional[float] = ..., bound: _Optional[float] = ..., e_value: _Optional[float] = ..., e_limit: _Optional[float] = ...) -> None: ...
+
+class Barred(_message.Message):
+    __slots__ = ("version", "reason", "wall", "by_server")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    WALL_FIELD_NUMBER: _ClassVar[int]
+    BY_SERVER_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    reason: str
+    wall: str
+    by_server: bool
+    def __init__(self, version: _Optional[str] = ..., reason: _Optional[str] = ..., wall: _Optional[str] = ..., by_server: _Optional[bool] = ...) -> None: ...
+
+class SwapEvent(_message.Message):
+    __slots__ = ("wall", "kind", "version", "previous", "reason")
+    WALL_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    wall: str
+    kind: str
+    version: str
+    previous: str
+    reason: str
+    def __init__(self, wall: _Optional[str] = ..., kind: _Optional[str] = ..., version: _Optional[str] = ..., previous: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("slots", "epoch", "served", "failed", "exec_ms_p50", "exec_ms_p99", "dropped", "refused", "clients", "waiting", "lanes", "lane_bytes", "batches")
+    __slots__ = ("slots", "epoch", "served", "failed", "exec_ms_p50", "exec_ms_p99", "dropped", "refused", "clients", "waiting", "lanes", "lane_bytes", "batches", "probation", "barred", "events", "shadow", "previous")
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SERVED_FIELD_NUMBER: _ClassVar[int]
@@ -186,6 +328,11 @@ class StatusResponse(_message.Message):
     LANES_FIELD_NUMBER: _ClassVar[int]
     LANE_BYTES_FIELD_NUMBER: _ClassVar[int]
     BATCHES_FIELD_NUMBER: _ClassVar[int]
+    PROBATION_FIELD_NUMBER: _ClassVar[int]
+    BARRED_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
     slots: _containers.RepeatedCompositeFieldContainer[Slot]
     epoch: int
     served: int
@@ -199,7 +346,12 @@ class StatusResponse(_message.Message):
     lanes: int
     lane_bytes: int
     batches: _containers.RepeatedCompositeFieldContainer[BatchStatus]
-    def __init__(self, slots: _Optional[_Iterable[_Union[Slot, _Mapping]]] = ..., epoch: _Optional[int] = ..., served: _Optional[int] = ..., failed: _Optional[int] = ..., exec_ms_p50: _Optional[float] = ..., exec_ms_p99: _Optional[float] = ..., dropped: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[_Iterable[_Union[ClientStatus, _Mapping]]] = ..., waiting: _Optional[int] = ..., lanes: _Optional[int] = ..., lane_bytes: _Optional[int] = ..., batches: _Optional[_Iterable[_Union[BatchStatus, _Mapping]]] = ...) -> None: ...
+    probation: Probation
+    barred: _containers.RepeatedCompositeFieldContainer[Barred]
+    events: _containers.RepeatedCompositeFieldContainer[SwapEvent]
+    shadow: ShadowReport
+    previous: str
+    def __init__(self, slots: _Optional[_Iterable[_Union[Slot, _Mapping]]] = ..., epoch: _Optional[int] = ..., served: _Optional[int] = ..., failed: _Optional[int] = ..., exec_ms_p50: _Optional[float] = ..., exec_ms_p99: _Optional[float] = ..., dropped: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[_Iterable[_Union[ClientStatus, _Mapping]]] = ..., waiting: _Optional[int] = ..., lanes: _Optional[int] = ..., lane_bytes: _Optional[int] = ..., batches: _Optional[_Iterable[_Union[BatchStatus, _Mapping]]] = ..., probation: _Optional[_Union[Probation, _Mapping]] = ..., barred: _Optional[_Iterable[_Union[Barred, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[SwapEvent, _Mapping]]] = ..., shadow: _Optional[_Union[ShadowReport, _Mapping]] = ..., previous: _Optional[str] = ...) -> None: ...
 
 class ClientStatus(_message.Message):
     __slots__ = ("session", "last_seen_ms", "served", "dropped", "refused", "failed", "in_flight", "shared", "sent")

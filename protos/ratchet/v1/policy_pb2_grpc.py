@@ -64,6 +64,16 @@ class PolicyServiceStub:
                 request_serializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.RollbackRequest.SerializeToString,
                 response_deserializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.SwapResponse.FromString,
                 _registered_method=True)
+        self.Shadow = channel.unary_unary(
+                '/ratchet.v1.PolicyService/Shadow',
+                request_serializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.ShadowRequest.SerializeToString,
+                response_deserializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.ShadowReport.FromString,
+                _registered_method=True)
+        self.Report = channel.unary_unary(
+                '/ratchet.v1.PolicyService/Report',
+                request_serializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.ReportRequest.SerializeToString,
+                response_deserializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.ReportResponse.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/ratchet.v1.PolicyService/Status',
                 request_serializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.StatusRequest.SerializeToString,
@@ -118,6 +128,20 @@ class PolicyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Shadow(self, request, context):
+        """Run a second bundle on what the serving one is asked, compare the actions, send none of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Report(self, request, context):
+        """How an episode under a version ended: what a bundle on probation is judged by.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Status(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -156,6 +180,16 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.Rollback,
                     request_deserializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.RollbackRequest.FromString,
                     response_serializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.SwapResponse.SerializeToString,
+            ),
+            'Shadow': grpc.unary_unary_rpc_method_handler(
+                    servicer.Shadow,
+                    request_deserializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.ShadowRequest.FromString,
+                    response_serializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.ShadowReport.SerializeToString,
+            ),
+            'Report': grpc.unary_unary_rpc_method_handler(
+                    servicer.Report,
+                    request_deserializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.ReportRequest.FromString,
+                    response_serializer=protos_dot_ratchet_dot_v1_dot_policy__pb2.ReportResponse.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -325,6 +359,60 @@ class PolicyService:
             '/ratchet.v1.PolicyService/Rollback',
             protos_dot_ratchet_dot_v1_dot_policy__pb2.RollbackRequest.SerializeToString,
             protos_dot_ratchet_dot_v1_dot_policy__pb2.SwapResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Shadow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ratchet.v1.PolicyService/Shadow',
+            protos_dot_ratchet_dot_v1_dot_policy__pb2.ShadowRequest.SerializeToString,
+            protos_dot_ratchet_dot_v1_dot_policy__pb2.ShadowReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Report(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ratchet.v1.PolicyService/Report',
+            protos_dot_ratchet_dot_v1_dot_policy__pb2.ReportRequest.SerializeToString,
+            protos_dot_ratchet_dot_v1_dot_policy__pb2.ReportResponse.FromString,
             options,
             channel_credentials,
             insecure,
