@@ -16,9 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from policies.config import ACTConfig
+from policies.efficientnet import EfficientNetLite0
 from policies.errors import InputError
 from policies.resnet import FrozenBatchNorm2d, ResNet18
 from policies.transformer import Decoder, Encoder
+
+Backbone = ResNet18 | EfficientNetLite0
 
 
 class ACTOutput(NamedTuple):
@@ -48,12 +51,13 @@ class ACT(nn.Module):
             self.vae_encoder_action_input_proj = nn.Linear(config.action_dim, dim)
             self.vae_encoder_latent_output_proj = nn.Linear(dim, 2 * config.latent)
             self.register_buffer("vae_encoder_pos_enc", sine_positions(config.chunk + 2, dim)[None])
-        self.backbone = _backbone(config)
+        nets = _backbones(config)
+        self.backbone: nn.Module = nn.ModuleList(nets) if config.backbone_per_camera else nets[0]
         self.encoder = Encoder(config, config.encoder_layers)
         self.decoder = Decoder(config)
         self.encoder_robot_state_input_proj = nn.Linear(config.state_dim, dim)
         self.encoder_latent_input_proj = nn.Linear(config.latent, dim)
-        self.encoder_img_feat_input_proj = nn.Conv2d(8 * config.backbone_width, dim, 1)
+        self.encoder_img_feat_input_proj = nn.Conv2d(nets[0].channels, dim, 1)
         self.encoder_1d_feature_pos_embed = nn.Embedding(2, dim)
         self.decoder_pos_embed = nn.Embedding(config.chunk, dim)
         self.action_head = nn.Linear(dim, config.action_dim)
@@ -93,6 +97,11 @@ class ACT(nn.Module):
         start = torch.zeros_like(queries).expand(state.shape[0], -1, -1)
         decoded = self.decoder(start, queries, memory, pos)
         return ACTOutput(self.action_head(decoded), mu, log_sigma_x2, memory.mean(dim=1))
+
+    def backbones(self) -> list[Backbone]:
+        """The image backbones: one for each camera in the configuration's order, or the one all share."""
+        nets = self.backbone if isinstance(self.backbone, nn.ModuleList) else [self.backbone]
+        return [net for net in nets if isinstance(net, ResNet18 | EfficientNetLite0)]
 
     def _posterior(self, state: Tensor, actions: Tensor, is_pad: Tensor | None) -> tuple[Tensor, Tensor]:
         batch = state.shape[0]
@@ -143,11 +152,12 @@ class ACT(nn.Module):
         return self.encoder_img_feat_input_proj(features).flatten(2).transpose(1, 2)
 
 
-def _backbone(config: ACTConfig) -> nn.Module:
+def _backbones(config: ACTConfig) -> list[Backbone]:
     norm = FrozenBatchNorm2d if config.backbone_norm == "frozen" else nn.BatchNorm2d
     copies = len(config.cameras) if config.backbone_per_camera else 1
-    nets = [ResNet18(config.backbone_width, norm, config.backbone_blocks) for _ in range(copies)]
-    return nn.ModuleList(nets) if config.backbone_per_camera else nets[0]
+    if config.backbone == "efficientnet_lite0":
+        return [EfficientNetLite0(norm) for _ in range(copies)]
+    return [ResNet18(config.backbone_width, norm, config.backbone_blocks) for _ in range(copies)]
 
 
 def sine_positions(length: int, dim: int) -> Tensor:

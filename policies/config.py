@@ -15,6 +15,10 @@ NORM_EPS = 1e-8
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+Backbone = Literal["resnet18", "efficientnet_lite0"]
+RESNET18_WIDTH = 64
+RESNET18_BLOCKS = 2
+
 Dim = Annotated[int, Field(ge=1, le=4096)]
 Pixels = Annotated[int, Field(ge=32, le=4096)]
 CameraName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}$")]
@@ -37,7 +41,7 @@ class ACTConfig(BaseModel):
     that arrives from the camera; ``resize`` (height, width), when set, is what the network sees.
     ``execute`` is how many actions of a chunk are meant to be played before the next one.
     ``backbone_width`` w makes a ResNet of w-2w-4w-8w channels, ``backbone_blocks`` per stage (2 is
-    ResNet-18, 1 is ResNet-10).
+    ResNet-18, 1 is ResNet-10); EfficientNet-Lite0 comes in one size.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,8 +64,9 @@ class ACTConfig(BaseModel):
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     pre_norm: bool = False
     activation: Literal["relu", "gelu"] = "relu"
-    backbone_width: int = Field(default=64, ge=8, le=256, multiple_of=8)
-    backbone_blocks: int = Field(default=2, ge=1, le=2)
+    backbone: Backbone = "resnet18"
+    backbone_width: int = Field(default=RESNET18_WIDTH, ge=8, le=256, multiple_of=8)
+    backbone_blocks: int = Field(default=RESNET18_BLOCKS, ge=1, le=2)
     backbone_norm: Literal["frozen", "batch"] = "frozen"
     backbone_per_camera: bool = False
 
@@ -74,7 +79,17 @@ class ACTConfig(BaseModel):
         names = [camera.name for camera in self.cameras]
         if len(set(names)) != len(names):
             raise ValueError(f"camera names repeat: {names}")
+        if self.backbone != "resnet18" and not self.published_size:
+            raise ValueError(
+                f"{self.backbone} has one size, and backbone_width {self.backbone_width} with "
+                f"backbone_blocks {self.backbone_blocks} is one of a ResNet; leave them out"
+            )
         return self
+
+    @property
+    def published_size(self) -> bool:
+        """Whether the backbone has the size it was published in, which is what pretrained weights have."""
+        return (self.backbone_width, self.backbone_blocks) == (RESNET18_WIDTH, RESNET18_BLOCKS)
 
     def image_size(self, camera: CameraShape) -> tuple[int, int]:
         """(height, width) of ``camera``'s picture as the network sees it."""
