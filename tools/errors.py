@@ -16,9 +16,11 @@ def user_errors() -> tuple[type[BaseException], ...]:
     from learner.errors import LearnerError
     from policies.errors import PolicyError
     from policy_server.errors import ServerError
+    from protos.access.errors import AccessError
     from runtime.errors import RuntimeFault
 
     return (
+        AccessError,
         HalError,
         StoreError,
         PolicyError,

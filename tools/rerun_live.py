@@ -18,10 +18,10 @@ from typing import Any
 
 import click
 
+from protos.access.tls import identity_in
 from runtime.camera_handle import CameraHandle, CameraProcessConfig
 from runtime.config import RobotConfig
 from runtime.remote.client import RobotClient
-from runtime.remote.config import TlsFiles
 from runtime.remote.errors import RemoteError
 from tools.errors import UsageError
 from tools.options import PATH
@@ -69,9 +69,7 @@ def main(address: str, rings: Path, tls: Path | None) -> None:
 
 async def _follow(rerun: Any, address: str, rings: Path, tls: Path | None) -> None:
     rerun.init("ratchet", spawn=True)
-    files = None
-    if tls is not None:
-        files = TlsFiles(certificate=tls / "client.pem", key=tls / "client.key", ca=tls / "ca.pem")
+    files = None if tls is None else identity_in(tls)
     cameras = _cameras(rings)
     shown: dict[str, int] = {}
     async with RobotClient(address, files) as robot:

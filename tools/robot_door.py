@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import click
 
+from protos.access.tls import Identity, identity_in
 from runtime.remote.client import Control, RobotClient
-from runtime.remote.config import RemoteConfig, TlsFiles
+from runtime.remote.config import RemoteConfig
 from tools.errors import UsageError
 from tools.options import PATH
 from tools.robot_file import SimPaths
@@ -28,11 +29,11 @@ class Door:
     """Where a robot's gRPC door is; ``run_dir`` is set when it was named by its bench's directory."""
 
     address: str
-    tls: TlsFiles | None
+    tls: Identity | None
     run_dir: Path | None
 
     def connect(self) -> RobotClient:
-        """A connection; call it where an event loop runs. Raises RemoteConfigError."""
+        """A connection; call it where an event loop runs. Raises CredentialsError."""
         return RobotClient(self.address, self.tls, _TIMEOUT_S)
 
     @property
@@ -55,7 +56,7 @@ def robot_options(command: F) -> F:
     wrapped: Any = with_door
     default = RemoteConfig.model_fields["address"].default
     for option in (
-        click.option("--tls", type=PATH, help="Directory with client.pem, client.key and ca.pem."),
+        click.option("--tls", type=PATH, help="Directory that `ratchet keys issue` or `token` made."),
         click.option("--dir", "run_dir", type=PATH, help="Run directory of `ratchet up --sim`."),
         click.option("--address", help=f"unix:/path or host:port of the robot [default: {default}]."),
     ):
@@ -64,12 +65,10 @@ def robot_options(command: F) -> F:
 
 
 def make_door(address: str | None, run_dir: Path | None, tls: Path | None) -> Door:
-    """The door that these options name. Raises UsageError when they name two."""
+    """The door that these options name. Raises UsageError when they name two, and CredentialsError."""
     if address is not None and run_dir is not None:
         raise UsageError("--address and --dir name two robots; give one of them")
-    files = None
-    if tls is not None:
-        files = TlsFiles(certificate=tls / "client.pem", key=tls / "client.key", ca=tls / "ca.pem")
+    files = None if tls is None else identity_in(tls)
     if run_dir is not None:
         run_dir = run_dir.resolve()
         return Door(SimPaths(run_dir).control, files, run_dir)

@@ -7,7 +7,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from runtime.remote.config import RoleName, TlsFiles, is_local
+from protos.access.roles import RoleName
+from protos.access.tls import TlsFiles, is_local
 
 
 class FleetKey(BaseModel):

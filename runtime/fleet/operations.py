@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
+from protos.access.roles import Role
 from runtime.remote import messages
 from runtime.remote.errors import BadRequestError
 from runtime.remote.facade import EpisodeResult, Mode, RobotFacade
-from runtime.remote.roles import Role
 
 Result = dict[str, object]
 Arguments = Mapping[str, str]

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from protos.access.roles import Role
 from runtime.fleet.config import FleetConfig
 from runtime.fleet.envelope import Command, CommandState, decode, verify
 from runtime.fleet.operations import OPERATIONS, Operation
 from runtime.fleet.topics import Topics
 from runtime.remote.errors import BadRequestError, one_line
 from runtime.remote.facade import Mode
-from runtime.remote.roles import Role
 
 
 class Refusal(Exception):  # noqa: N818 (a verdict, answered to the sender; not a fault of ours)

@@ -13,12 +13,11 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
+from protos.access.tls import Identity, open_channel
 from protos.ratchet.v1 import robot_pb2 as pb
 from protos.ratchet.v1 import robot_pb2_grpc as pb_grpc
 from runtime.nouns import Vector
-from runtime.remote.config import TlsFiles, is_local
-from runtime.remote.errors import LeaseLostError, RemoteConfigError, RemoteError, one_line
-from runtime.remote.tls import client_credentials
+from runtime.remote.errors import LeaseLostError, RemoteError, one_line
 
 _log = logging.getLogger(__name__)
 
@@ -43,19 +42,15 @@ class RobotClient:
     """One connection to one robot; use as an async context manager.
 
     ``address`` as in RemoteConfig. ``tls`` is required unless the address is a unix socket or
-    loopback. Every call has a deadline of ``timeout_s``. Methods raise RobotCallError.
+    loopback. Every call has a deadline of ``timeout_s``. Raises CredentialsError; methods raise
+    RobotCallError.
     """
 
-    def __init__(self, address: str, tls: TlsFiles | None = None, timeout_s: float = 5.0) -> None:
-        if tls is None and not is_local(address):
-            raise RemoteConfigError(f"no certificate for {address}", "give --tls files, or connect locally")
+    def __init__(self, address: str, tls: Identity | None = None, timeout_s: float = 5.0) -> None:
         self._address = address
         self._timeout_s = timeout_s
         options = (("grpc.max_receive_message_length", 1024 * 1024), ("grpc.keepalive_time_ms", 10_000))
-        if tls is None:
-            self._channel = grpc.aio.insecure_channel(address, options=options)
-        else:
-            self._channel = grpc.aio.secure_channel(address, client_credentials(tls), options=options)
+        self._channel = open_channel(address, tls, options)
         self._stub = pb_grpc.RobotControlStub(self._channel)
 
     async def __aenter__(self) -> Self:

@@ -51,18 +51,6 @@ class LeaseLostError(RemoteError):
     code = grpc.StatusCode.FAILED_PRECONDITION
 
 
-class ForbiddenError(RemoteError):
-    """The caller's role does not include this method."""
-
-    code = grpc.StatusCode.PERMISSION_DENIED
-
-
-class UnidentifiedError(RemoteError):
-    """The caller presented no usable identity."""
-
-    code = grpc.StatusCode.UNAUTHENTICATED
-
-
 class TooManyError(RemoteError):
     """A bound on concurrent streams or sizes was reached."""
 

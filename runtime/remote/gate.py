@@ -10,13 +10,16 @@ import grpc
 import grpc.aio
 
 from hal.errors import HalError
+from protos.access.door import Doorkeeper
+from protos.access.errors import AccessError
+from protos.access.roles import Caller
 from runtime.errors import RuntimeFault
 from runtime.remote.config import RemoteConfig
-from runtime.remote.errors import BadRequestError, RemoteError, UnidentifiedError, one_line
-from runtime.remote.roles import Caller, Role, authorise, caller_from_uris
+from runtime.remote.errors import BadRequestError, RemoteError, one_line
+from runtime.remote.roles import METHOD_ROLES
 
-# Stopping is never refused for a formality.
-_NEEDS_NO_DEADLINE = frozenset({"/ratchet.v1.RobotControl/EStop", "/ratchet.v1.RobotControl/Stop"})
+# Stopping is never refused for a formality or for its pace.
+_NEVER_LIMITED = frozenset({"/ratchet.v1.RobotControl/EStop", "/ratchet.v1.RobotControl/Stop"})
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -25,22 +28,17 @@ class Gate(grpc.aio.ServerInterceptor):
     """Admits a call or ends it with one line of explanation.
 
     A unary call needs a deadline of at most ``max_deadline_s``, so that no request can wait for
-    ever inside the robot; streams live as long as their lease or client.
+    ever inside the robot; streams live as long as their lease or client. Raises CredentialsError
+    for files of the configuration that cannot be used.
     """
 
     def __init__(self, config: RemoteConfig) -> None:
         self._config = config
+        self._door = Doorkeeper(config, METHOD_ROLES)
 
     def caller(self, context: Context) -> Caller:
-        """Who is calling. Raises UnidentifiedError when the certificate names no role."""
-        if self._config.plaintext:
-            return Caller("local", Role[self._config.plaintext_role.upper()])
-        auth = context.auth_context()
-        if auth.get("transport_security_type") != [b"ssl"]:
-            raise UnidentifiedError("the connection is not encrypted", "connect with a client certificate")
-        return caller_from_uris(
-            auth.get("peer_uri") or auth.get("peer_spiffe_id") or (), self._config.trust_domain
-        )
+        """Who is calling. Raises UnidentifiedError when certificate or token names no role."""
+        return self._door.caller(context)
 
     async def intercept_service(
         self,
@@ -67,7 +65,7 @@ class Gate(grpc.aio.ServerInterceptor):
             try:
                 self._admit(method, context, unary=unary)
                 return await inner(request, context)
-            except (RuntimeFault, HalError) as error:
+            except (RuntimeFault, HalError, AccessError) as error:
                 await _end(context, error)
 
         return checked
@@ -78,14 +76,14 @@ class Gate(grpc.aio.ServerInterceptor):
                 self._admit(method, context, unary=unary)
                 async for response in inner(request, context):
                     yield response
-            except (RuntimeFault, HalError) as error:
+            except (RuntimeFault, HalError, AccessError) as error:
                 await _end(context, error)
 
         return checked
 
     def _admit(self, method: str, context: Context, *, unary: bool) -> None:
-        authorise(self.caller(context), method)
-        if not unary or method in _NEEDS_NO_DEADLINE:
+        self._door.admit(method, context, counted=method not in _NEVER_LIMITED)
+        if not unary or method in _NEVER_LIMITED:
             return
         remaining_s = context.time_remaining()
         limit_s = self._config.max_deadline_s
@@ -100,6 +98,6 @@ def _kind(handler: Any) -> str:
     return f"{request}_{response}"
 
 
-async def _end(context: Context, error: RuntimeFault | HalError) -> None:
-    code = error.code if isinstance(error, RemoteError) else grpc.StatusCode.UNAVAILABLE
+async def _end(context: Context, error: RuntimeFault | HalError | AccessError) -> None:
+    code = error.code if isinstance(error, RemoteError | AccessError) else grpc.StatusCode.UNAVAILABLE
     await context.abort(code, one_line(error))

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from pathlib import Path
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from hal.clock import Clock, MonotonicClock
+from protos.access.door import open_doors
 from protos.ratchet.v1 import robot_pb2, robot_pb2_grpc
 from runtime.health import HealthBoard
 from runtime.remote.config import RemoteConfig
@@ -23,7 +23,6 @@ from runtime.remote.errors import RemoteConfigError
 from runtime.remote.facade import RobotFacade
 from runtime.remote.gate import Gate
 from runtime.remote.service import RobotControlService
-from runtime.remote.tls import server_credentials
 
 _log = logging.getLogger(__name__)
 
@@ -84,17 +83,12 @@ class RemoteServer:
     def _bind(self, server: grpc.aio.Server) -> str:
         address = self._config.address
         try:
-            if self._config.tls is not None:
-                port = server.add_secure_port(address, server_credentials(self._config.tls))
-            else:
-                port = server.add_insecure_port(address)
+            port = open_doors(server, address, self._config)
         except RuntimeError as error:
             raise RemoteConfigError(
                 f"cannot listen on {address}", "is another runtime using it, or its directory missing?"
             ) from error
         if address.startswith("unix:"):
-            # Group members may connect, others may not: plaintext rests on this.
-            Path(address.removeprefix("unix:")).chmod(0o660)
             return address
         return f"{address.rpartition(':')[0]}:{port}"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.remote.config import TlsFiles
+from protos.access.tls import TlsFiles
 from tools.faults import broker
 
 

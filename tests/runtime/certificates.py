@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from runtime.remote.config import TlsFiles
+from protos.access.tls import TlsFiles
 
 _DAY = datetime.timedelta(days=1)
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from protos.access.roles import Role
 from runtime.fleet.config import FleetConfig
 from runtime.fleet.envelope import Command, Reply, decode, encode, sign, signed_bytes
 from runtime.fleet.journal import Journal, JournalError, ReturnAddress
@@ -24,7 +25,6 @@ from runtime.fleet.operations import OPERATIONS
 from runtime.fleet.receive import Checks, Refusal
 from runtime.fleet.topics import Topics
 from runtime.fleet.transport import backoff
-from runtime.remote.roles import Role
 
 KEYS = {name: Ed25519PrivateKey.from_private_bytes(name.encode() * 8) for name in ("look", "driv", "depl")}
 ROLES = {"look": "look", "driv": "drive", "depl": "deploy"}

@@ -21,6 +21,7 @@ from waiting import eventually
 
 from hal.clock import MonotonicClock
 from hal.errors import PortError
+from protos.access.errors import CredentialsError
 from protos.ratchet.v1 import robot_pb2 as pb
 from protos.ratchet.v1 import robot_pb2_grpc as pb_grpc
 from runtime.health import HealthBoard
@@ -387,12 +388,12 @@ async def test_an_address_in_use_is_one_line(facade: MemoryFacade) -> None:
 def test_plaintext_stays_on_this_machine(address: str) -> None:
     with pytest.raises(ValidationError, match="plaintext"):
         RemoteConfig(address=address, plaintext=True)
-    with pytest.raises(RemoteConfigError, match="no certificate"):
+    with pytest.raises(CredentialsError, match="no certificate"):
         RobotClient(address)
 
 
 def test_encryption_is_the_default() -> None:
-    with pytest.raises(ValidationError, match=r"remote\.tls"):
+    with pytest.raises(ValidationError, match="set either tls files"):
         RemoteConfig(address="127.0.0.1:1")
 
 

@@ -13,13 +13,14 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from memory_facade import MemoryFacade
 
+from protos.access.errors import CredentialsError, ForbiddenError, UnidentifiedError
+from protos.access.roles import Caller, Role, authorise, caller_from_uris
+from protos.access.tls import TlsFiles, client_credentials, server_credentials
 from protos.ratchet.v1 import robot_pb2 as pb
 from runtime.remote.client import RobotCallError, RobotClient
-from runtime.remote.config import RemoteConfig, TlsFiles
-from runtime.remote.errors import ForbiddenError, RemoteConfigError, UnidentifiedError
-from runtime.remote.roles import METHOD_ROLES, Caller, Role, authorise, caller_from_uris
+from runtime.remote.config import RemoteConfig
+from runtime.remote.roles import METHOD_ROLES
 from runtime.remote.server import RemoteServer
-from runtime.remote.tls import client_credentials, server_credentials
 
 DENIED = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 SERVICES = (pb.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR)
@@ -95,7 +96,7 @@ def test_the_table_names_every_method_and_no_other() -> None:
 
 def test_what_is_not_in_the_table_is_denied() -> None:
     with pytest.raises(ForbiddenError, match="no role includes"):
-        authorise(Caller("anna", Role.DEPLOY), "/ratchet.v1.RobotControl/Dance")
+        authorise(Caller("anna", Role.DEPLOY), "/ratchet.v1.RobotControl/Dance", METHOD_ROLES)
 
 
 @pytest.mark.parametrize("method", every_method(), ids=lambda method: method[0].rpartition("/")[2])
@@ -179,7 +180,7 @@ def test_identity_gives_name_and_role() -> None:
 
 def test_wrong_files_are_one_line(authority: Authority, tmp_path: Path) -> None:
     good = authority.issue("robot")
-    with pytest.raises(RemoteConfigError, match="cannot read"):
+    with pytest.raises(CredentialsError, match="cannot read"):
         server_credentials(good.model_copy(update={"key": tmp_path / "missing"}))
-    with pytest.raises(RemoteConfigError, match="no private key"):
+    with pytest.raises(CredentialsError, match="no private key"):
         server_credentials(good.model_copy(update={"key": good.certificate}))

@@ -13,10 +13,10 @@ import click
 import msgspec
 
 from policies.keys import ensure_key
+from protos.access.tls import is_local
 from runtime.fleet.client import FleetClient, watch_presence
 from runtime.fleet.config import FleetConfig
 from runtime.fleet.operations import OPERATIONS
-from runtime.remote.config import is_local
 from tools.config import parse
 from tools.console import show_json
 from tools.errors import UsageError

@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from runtime.remote.config import TlsFiles
+from protos.access.tls import TlsFiles
 from tools.errors import UsageError
 
 _PLACES = "/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin"
