@@ -47,7 +47,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "fleet": ("tools.commands.fleet", "fleet", "Send signed commands to robots over MQTT, and watch them."),
     "jobs": ("tools.commands.jobs", "jobs", "Submit training jobs and bring their bundles back."),
     "bench": ("tools.commands.bench", "bench", "Measure bus, loop, e-stop, contact and faults."),
-    "keys": ("tools.commands.keys", "keys", "Make and show the signing key."),
+    "keys": ("tools.commands.keys", "keys", "Signing key, authority, certificates, tokens: who may do what."),
 }
 
 
