@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from episodes.decoding import decode_flag, decode_into
+from episodes.decoding import decode_into
 from episodes.decoding import resize as resize  # part of this module's interface
 from episodes.reader import Episode
 
@@ -18,7 +18,7 @@ def load_frames(
     """All frames of a camera as uint8 RGB (n, H, W, 3), resized to ``size`` = (height, width) if given.
 
     Frames much larger than ``size`` are decoded at a half, quarter or eighth right away, which costs a
-    fraction of decoding them whole. ``threads`` decode in parallel (OpenCV lets go of the GIL).
+    fraction of decoding them whole. ``threads`` decode in parallel (decoding lets go of the GIL).
     Raises KeyError for an unknown camera, DamagedError for bytes that are not what was written.
     """
     meta = episode.meta.cameras.get(camera)
@@ -26,11 +26,11 @@ def load_frames(
     assert meta is not None
     height, width = size or (meta.height, meta.width)
     out = np.empty((len(jpegs), height, width, 3), np.uint8)
-    flag = decode_flag((meta.height, meta.width), (height, width))
+    stored = (meta.height, meta.width)
 
     def decode(index: int) -> None:
         decode_into(
-            jpegs[index], flag, out[index], f"frame {index} of camera {camera} of episode {episode.id}"
+            jpegs[index], stored, out[index], f"frame {index} of camera {camera} of episode {episode.id}"
         )
 
     if threads > 1:

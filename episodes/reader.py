@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from episodes.decoding import decode_flag, decode_into
+from episodes.decoding import decode_into
+from episodes.decoding import decode_jpeg as decode_jpeg  # part of this module's interface
 from episodes.errors import DamagedError, UnknownEpisodeError
 from episodes.marker import Marker, read_marker
 from episodes.spec import EpisodeMeta, FlagRow, InterventionRow
@@ -98,8 +98,7 @@ class FrameSeq:
 
         How it gets that size is told in `episodes.decoding`. Raises IndexError, DamagedError.
         """
-        flag = decode_flag(self.size, (out.shape[0], out.shape[1]))
-        decode_into(self.jpeg(index), flag, out, f"frame {index} of {self._blob.folder}")
+        decode_into(self.jpeg(index), self.size, out, f"frame {index} of {self._blob.folder}")
 
     def jpegs(self) -> list[bytes]:
         """All JPEGs in one pass over the file, checked."""
@@ -117,15 +116,6 @@ class FrameSeq:
                 "run verify on the store and restore the episode from a copy",
             )
         return data
-
-
-def decode_jpeg(data: bytes) -> npt.NDArray[np.uint8]:
-    """JPEG bytes → uint8 RGB (H, W, 3). Raises DamagedError when they are no JPEG."""
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise DamagedError(f"{len(data)} bytes stored as a frame are not a JPEG")
-    cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)
-    return bgr
 
 
 class Episode:

@@ -55,8 +55,8 @@ def command(
 ) -> None:
     """Draw random samples (two 640x480 cameras, 100 actions) on two cores, from a store made for it.
 
-    Full size, and decoded to 320x240 for training. Each beside two threads that do nothing but decode,
-    and from the cache of decoded pictures.
+    At full size (the figures at the top), and decoded to 320x240 for training. Each beside two threads
+    that do nothing but decode, and from the cache of decoded pictures.
     """
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     with tempfile.TemporaryDirectory(prefix="ratchet-loader-", dir=where) as made:
@@ -71,7 +71,7 @@ def command(
         if lerobot is not None:
             say("LeRobot: recording the same pictures, then drawing")
             figures["lerobot"] = _peer(lerobot, work, pictures, episodes, frames, seconds)
-    show({**figures, "budgets": _judged(figures)}, as_json)
+    show({**summary(figures), **figures, "budgets": judged(figures)}, as_json)
 
 
 def _pictures(folder: Path | None, work: Path) -> dict[str, list[Picture]]:
@@ -125,7 +125,14 @@ def _json(command: list[str], where: Path) -> dict[str, float]:
     return found
 
 
-def _judged(figures: dict[str, Any]) -> dict[str, Any]:
+def summary(figures: dict[str, Any]) -> dict[str, float]:
+    """The figures at full size, and the most memory that either size took."""
+    full = figures["full"]
+    names = ("samples_per_s", "samples_per_s_cached", "decoder_limit_per_s", "first_batch_s")
+    return {**{name: full[name] for name in names}, "rss_mb": max(figures[s]["rss_mb"] for s in _SIZES)}
+
+
+def judged(figures: dict[str, Any]) -> dict[str, Any]:
     """Each budget with what was reached, and whether it is held; ratios to LeRobot where it was run.
 
     LeRobot's figure is its better one, at full size: it has no other.

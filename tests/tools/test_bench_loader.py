@@ -1,0 +1,52 @@
+"""`ratchet bench loader` runs, and spells its figures as promised."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from tools.bench import loader
+from tools.bench.loader import command, judged
+
+PROMISED = ("samples_per_s", "samples_per_s_cached", "decoder_limit_per_s", "first_batch_s", "rss_mb")
+
+
+def _run(*arguments: str) -> dict[str, Any]:
+    before = os.sched_getaffinity(0)
+    try:
+        done = CliRunner().invoke(command, [*arguments, "--json"])
+    finally:
+        os.sched_setaffinity(0, before)
+    assert done.exit_code == 0, done.exception
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+def test_the_figures_at_full_size_stand_at_the_top(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = iter([1.0, 2.0])
+    monkeypatch.setattr(loader, "_pictures", lambda *_: {})
+    monkeypatch.setattr(loader, "_record", lambda *_: None)
+    monkeypatch.setattr(loader, "_measure", lambda *_: dict.fromkeys((*PROMISED, "of_decoder"), next(sizes)))
+    figures = _run()
+    assert {name: figures[name] for name in PROMISED} == {**dict.fromkeys(PROMISED, 1.0), "rss_mb": 2.0}
+    assert figures["training"]["samples_per_s"] == 2.0
+
+
+@pytest.mark.slow
+def test_a_short_run_gives_every_figure() -> None:
+    figures = _run("--seconds", "0.2", "--episodes", "1", "--frames", "110")
+    assert all(figures[name] > 0 for name in PROMISED)
+    assert figures["samples_per_s"] == figures["full"]["samples_per_s"]
+    assert figures["training"]["samples_per_s"] > 0
+    assert set(figures["budgets"]["full_of_decoder"]) == {"reached", "budget", "held"}
+
+
+def test_a_budget_is_judged_against_the_better_figure_of_the_other() -> None:
+    size = {"samples_per_s": 300.0, "samples_per_s_cached": 2000.0, "of_decoder": 0.9}
+    out = judged({"full": size, "training": size, "lerobot": {"one_process": 36.0, "two_workers": 60.0}})
+    assert out["full_times_lerobot"] == {"reached": 5.0, "budget": 5.0, "held": True}
+    assert out["training_times_lerobot"]["held"] is False
