@@ -62,7 +62,7 @@ def decode_into(jpeg: bytes, stored: tuple[int, int], out: U8, where: str) -> No
 
 
 def _decode_at(jpeg: bytes, factor: int, out: U8) -> bool:
-    """Decode into ``out``; False when the picture is of another size than it should be, or unusual, or none."""
+    """Decode into ``out``; False when the picture has another size than it should, is unusual, or none."""
     try:
         made = simplejpeg.decode_jpeg(
             jpeg, "RGB", min_height=out.shape[0], min_width=out.shape[1], min_factor=factor,

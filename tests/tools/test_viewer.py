@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 from viewer_helpers import LOST, ORIGIN_NS, REPEATED, TICK_NS, TICKS, Looking, looking, viewer_store
 
+import tools.viewer.http
 import tools.viewer.library
 from episodes.reader import StreamData
 from episodes.store import EpisodeStore
 from tools.errors import UsageError
+from tools.viewer.library import Library
 from tools.viewer.rerun_export import export
 from tools.viewer.traces import spans, trace
 
@@ -79,6 +82,39 @@ def test_only_small_reads_are_answered(page: Looking) -> None:
     assert page.get("/api/store", "DELETE")[0] == 405
     assert page.get("/api/store", body=b"x" * 10)[0] == 400
     assert page.get("/api/episodes?where=" + "x" * 20_000)[0] == 431
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(5, "Input/output error"), RuntimeError("two\nlines"), MemoryError()]
+)
+def test_whatever_goes_wrong_is_answered_in_one_line(
+    page: Looking, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(_: Library) -> None:
+        raise error
+
+    monkeypatch.setattr(Library, "about", fails)
+    status, body = page.get("/api/store")
+    assert status == 500
+    assert type(error).__name__ in json.loads(body)["error"]
+    assert b"Traceback" not in body
+    assert b"\n" not in body
+    assert page.ask("episodes")["total"] == 6
+
+
+def test_what_takes_too_long_is_answered_too(page: Looking, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(tools.viewer.http, "ANSWER_S", 0.1)
+    monkeypatch.setattr(Library, "about", lambda _: over.wait(30))
+    status, body = page.get("/api/store")
+    over.set()
+    assert (status, "too long" in json.loads(body)["error"]) == (503, True)
+
+
+def test_one_connection_too_many_is_told_so(page: Looking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools.viewer.http, "MAX_CONNECTIONS", 0)
+    status, body = page.get("/api/store")
+    assert (status, json.loads(body)["error"]) == (503, "too many connections")
 
 
 def test_no_path_leads_out_of_the_store(page: Looking) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from episodes.errors import QueryError, StoreError, UnknownEpisodeError
 from episodes.store import EpisodeStore
 from tools.viewer.door import Door
-from tools.viewer.http import HttpServer, Request, Response
+from tools.viewer.http import HttpServer, Request, Response, problem
 from tools.viewer.library import Library
 
 _log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Viewer:
             return Response(self._static[name], _KINDS[name.rsplit(".", 1)[1]])
         parts = name.split("/")
         if parts[0] != "api":
-            return _problem(404, "no such page")
+            return problem(404, "no such page")
         sql = parts[1:2] in (["store"], ["episodes"])
         loop = asyncio.get_running_loop()
         try:
@@ -73,12 +73,12 @@ class Viewer:
                 self._sql if sql else self._pool, self._api, parts[1:], request.query
             )
         except (UnknownEpisodeError, KeyError, IndexError) as error:
-            return _problem(404, str(error.args[0]) if error.args else "not found")
+            return problem(404, str(error.args[0]) if error.args else "not found")
         except (QueryError, ValueError) as error:
-            return _problem(400, str(error))
+            return problem(400, str(error))
         except StoreError as error:
             _log.warning("viewer.read path=%s error=%s", request.path, error)
-            return _problem(500, str(error))
+            return problem(500, str(error))
 
     def _api(self, parts: list[str], query: Any) -> Response:
         library = self._library
@@ -101,7 +101,7 @@ class Viewer:
                 if math.isnan(begin) or math.isnan(end) or len(names) > 64:
                     raise ValueError("from and to are numbers, names at most 64 streams")
                 return _json(library.traces(name, names, begin, end, int(query.get("points", 600))))
-        return _problem(404, "no such question")
+        return problem(404, "no such question")
 
 
 def _static_files() -> dict[str, bytes]:
@@ -112,7 +112,3 @@ def _static_files() -> dict[str, bytes]:
 
 def _json(value: Any) -> Response:
     return Response(json.dumps(value, allow_nan=False, separators=(",", ":"), default=str).encode())
-
-
-def _problem(status: int, why: str) -> Response:
-    return Response(json.dumps({"error": why}).encode(), status=status)

@@ -6,6 +6,7 @@ What a browser on this machine needs to fetch a few hundred pictures a second, a
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -81,6 +82,11 @@ class Response:
         return ("\r\n".join(lines) + "\r\n" + _SECURITY + "\r\n").encode("latin-1")
 
 
+def problem(status: int, why: str) -> Response:
+    """An answer that says in one line what is wrong."""
+    return Response(json.dumps({"error": " ".join(why.split())}).encode(), status=status)
+
+
 def parse(head: bytes) -> Request:
     """A request from the bytes up to the empty line. Raises BadRequestError."""
     lines = head.decode("latin-1").split("\r\n")
@@ -145,10 +151,12 @@ class HttpServer:
         task = asyncio.current_task()
         assert task is not None
         try:
-            if len(self._open) < MAX_CONNECTIONS:
-                self._open.add(task)
-                while await self._exchange(reader, writer):
-                    pass
+            if len(self._open) >= MAX_CONNECTIONS:
+                await self._send(writer, problem(503, "too many connections"), keep=False)
+                return
+            self._open.add(task)
+            while await self._exchange(reader, writer):
+                pass
         except (TimeoutError, ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             _log.debug("viewer connection ended")
         finally:
@@ -164,15 +172,35 @@ class HttpServer:
             request = parse(head)
             method = request.method
             keep = request.headers.get("connection", "keep-alive").lower() != "close"
-            async with asyncio.timeout(ANSWER_S):
-                answer = await self._handle(request)
+            answer = await self._answer(request)
         except asyncio.LimitOverrunError:
-            keep, answer = False, Response(b"request too large\n", "text/plain", 431)
+            keep, answer = False, problem(431, "request too large")
         except BadRequestError as error:
-            keep, answer = False, Response(f"{error}\n".encode(), "text/plain", 400)
+            keep, answer = False, problem(400, str(error))
+        await self._send(writer, answer, keep, body=method != "HEAD")
+        return keep
+
+    async def _answer(self, request: Request) -> Response:
+        """What the handler answers; what it does not know how to answer is told in the log, and is a 500."""
+        task = asyncio.ensure_future(self._handle(request))
+        try:
+            await asyncio.wait({task}, timeout=ANSWER_S)
+        finally:
+            late = not task.done()
+            task.cancel()
+        if late:
+            return problem(503, "this took too long; ask for less")
+        error = task.exception()
+        if error is not None:
+            _log.error("viewer.failed path=%s", request.path, exc_info=error)
+            return problem(500, f"{type(error).__name__} while answering; the terminal says more")
+        return task.result()
+
+    async def _send(
+        self, writer: asyncio.StreamWriter, answer: Response, keep: bool, body: bool = True
+    ) -> None:
         writer.write(answer.head(keep))
-        if method != "HEAD":
+        if body:
             writer.write(answer.body)
         async with asyncio.timeout(ANSWER_S):
             await writer.drain()
-        return keep
