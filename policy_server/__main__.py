@@ -36,6 +36,7 @@ def _config(args: argparse.Namespace) -> ServerConfig:
         "backend": args.backend,
         "threads": args.threads,
         "allowed_roots": tuple(args.allow) or None,
+        "plaintext": True if args.plaintext else None,
     }
     if args.config is not None:
         return load_config(args.config, **given)
@@ -50,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
         "--bundle bundles/champion --trust keys",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML; options below override it")
-    parser.add_argument("--address", help="unix:/path or a loopback host:port")
+    parser.add_argument("--address", help="unix:/path or host:port")
+    parser.add_argument("--plaintext", action="store_true", help="no encryption, on a loopback address")
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle to serve from the start")
     parser.add_argument("--trust", type=Path, metavar="DIR", help="public keys whose bundles are accepted")
     parser.add_argument("--backend", choices=BACKENDS)

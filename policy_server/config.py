@@ -7,26 +7,25 @@ import tomllib
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from policy_server.errors import ConfigError
+from protos.access.door import AccessConfig
 
 Backend = Literal["onnx", "onnx-int8", "torch", "compile"]
 BACKENDS: tuple[Backend, ...] = ("onnx", "onnx-int8", "torch", "compile")
 
-_LOOPBACK = re.compile(r"^(127\.0\.0\.1|localhost|\[::1\]):(\d{1,5})$")
+_HOST_PORT = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):(\d{1,5})")
 
 
-class ServerConfig(BaseModel):
-    """Where the server listens, what it may load, and what it bounds.
+class ServerConfig(AccessConfig):
+    """Where the server listens, to whom, what it may load, and what it bounds.
 
-    Only a unix socket or a loopback address is accepted: the connection is neither encrypted nor
-    authenticated, so it must not leave the machine.
+    A unix socket needs nothing more: the file's permissions say who may connect. A TCP address
+    needs ``tls`` files, or, on loopback only, ``plaintext = true``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    address: str = Field(description="unix:/path/to.sock, 127.0.0.1:PORT or [::1]:PORT")
+    address: str = Field(description="unix:/path/to.sock or host:port")
     trust: Path = Field(description="directory of the public keys whose bundles are accepted")
     bundle: Path | None = Field(default=None, description="bundle directory to serve from the start")
     backend: Backend = "onnx"
@@ -38,8 +37,28 @@ class ServerConfig(BaseModel):
         default=False,
         description="let a bundle without monitor thresholds replace one that has them",
     )
+    isolation: Literal["process", "thread"] = Field(
+        default="process",
+        description="each bundle in a process of its own, or all in the server's: less memory, but a load "
+        "then delays requests by up to a fifth of a second",
+    )
     max_resident: int = Field(default=3, ge=2, le=16, description="bundles kept in memory")
-    max_waiting: int = Field(default=16, ge=1, le=1024, description="requests waiting for their turn")
+    max_waiting: int = Field(default=32, ge=1, le=1024, description="requests waiting for their turn")
+    max_clients: int = Field(default=64, ge=1, le=1024, description="sessions known at a time")
+    max_in_flight: int = Field(
+        default=4, ge=1, le=64, description="requests of one session, waiting or being computed"
+    )
+    max_batch: int = Field(
+        default=8, ge=1, le=64, description="observations computed together, where that pays; 1: never"
+    )
+    max_linger_ms: float = Field(
+        default=4.0, ge=0.0, le=100.0, description="a batch that pays waits at most so long to fill"
+    )
+    max_lanes: int = Field(default=32, ge=0, le=256, description="clients with shared memory for pictures")
+    max_lane_mib: int = Field(default=512, ge=1, le=16384, description="of shared memory in all")
+    idle_s: float = Field(
+        default=60.0, gt=0.0, le=3600.0, description="after which an unused stream or shared memory is ended"
+    )
     max_message_mib: int = Field(default=16, ge=1, le=256)
     default_deadline_s: float = Field(
         default=2.0, gt=0.0, le=60.0, description="of a request that came with none, and within a stream"
@@ -56,19 +75,29 @@ class ServerConfig(BaseModel):
 
     @field_validator("address")
     @classmethod
-    def _local_only(cls, address: str) -> str:
+    def _well_formed(cls, address: str) -> str:
         if address.startswith("unix:") and len(address) > len("unix:"):
             path = address.removeprefix("unix:").removeprefix("//")
             if len(path.encode()) > 107:  # sun_path, unix(7)
                 raise ValueError(f"socket path {path} is longer than 107 bytes; use a shorter one")
             return address
-        match = _LOOPBACK.match(address)
-        if match is None or int(match[2]) > 65535:
-            raise ValueError(
-                f"address {address!r} is neither unix:/path nor a loopback host:port; "
-                "the policy server is not protected and must stay on this machine"
-            )
+        match = _HOST_PORT.fullmatch(address)
+        if match is None or int(match[1]) > 65535:
+            raise ValueError(f"address {address!r} is neither unix:/path nor host:port")
         return address
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_unix_socket_is_plain(cls, raw: object) -> object:
+        if not isinstance(raw, dict) or raw.get("tls") is not None:
+            return raw
+        unix = str(raw.get("address", "")).startswith("unix:")
+        return {**raw, "plaintext": True} if unix and "plaintext" not in raw else raw
+
+    @model_validator(mode="after")
+    def _encrypted_or_local(self) -> Self:
+        self.check_address(self.address, "ask for actions and load bundles")
+        return self
 
     @model_validator(mode="after")
     def _something_can_be_loaded(self) -> Self:

@@ -17,8 +17,11 @@ from grpc_reflection.v1alpha import reflection
 
 from policy_server.config import ServerConfig
 from policy_server.errors import ConfigError
+from policy_server.gate import Gate
 from policy_server.notify import notify, watchdog_interval_s
 from policy_server.service import PolicyServicer
+from protos.access.door import open_doors
+from protos.access.errors import CredentialsError
 from protos.ratchet.v1 import policy_pb2, policy_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -32,10 +35,15 @@ class PolicyServer:
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
+        try:
+            self._gate = Gate(config)
+        except CredentialsError as error:
+            raise ConfigError(str(error)) from error
         self.servicer = PolicyServicer(config)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._tasks: list[asyncio.Task[None]] = []
         self._server: grpc.aio.Server | None = None
+        self.port = 0  # on TCP, once listening
 
     async def start(self) -> None:
         """Load the first bundle, if there is one, and listen.
@@ -45,13 +53,13 @@ class PolicyServer:
         config = self._config
         if config.bundle is not None:
             await self.servicer.load(str(config.bundle), config.backend, activate=True)
-        server = grpc.aio.server(options=_options(config))
+        server = grpc.aio.server(interceptors=(self._gate,), options=_options(config))
         policy_pb2_grpc.add_PolicyServiceServicer_to_server(self.servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
-        _listen(server, config)
+        self.port = _listen(server, config)
         await self._set_health()
         await server.start()
         self._server = server
@@ -68,7 +76,9 @@ class PolicyServer:
         server, self._server = self._server, None
         if server is not None:
             await self._health.enter_graceful_shutdown()
+            self.servicer.end_streams()
             await server.stop(self._config.stop_grace_s)
+        await self.servicer.worker.stop()
         await asyncio.to_thread(self.servicer.close)
         log.info("server.stopped")
 
@@ -152,15 +162,16 @@ def until_gone(parent_pid: int | None, stop: asyncio.Event) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _listen(server: grpc.aio.Server, config: ServerConfig) -> None:
+def _listen(server: grpc.aio.Server, config: ServerConfig) -> int:
     try:
-        port = server.add_insecure_port(config.address)
+        port = open_doors(server, config.address, config)
+    except CredentialsError as error:
+        raise ConfigError(str(error)) from error
     except RuntimeError as error:
         raise ConfigError(f"cannot listen on {config.address}: is another server there?") from error
     if port == 0:
         raise ConfigError(f"cannot listen on {config.address}: is another server there?")
-    if config.socket_path is not None:
-        config.socket_path.chmod(0o660)
+    return port
 
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:

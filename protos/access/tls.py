@@ -106,9 +106,21 @@ def open_channel(
     """
     if identity is not None:
         return grpc.aio.secure_channel(address, client_credentials(identity), options=options)
+    _require_local(address)
+    return grpc.aio.insecure_channel(address, options=options)
+
+
+def open_sync_channel(address: str, identity: Identity | None) -> grpc.Channel:
+    """As `open_channel`, for code without an event loop."""
+    if identity is not None:
+        return grpc.secure_channel(address, client_credentials(identity))
+    _require_local(address)
+    return grpc.insecure_channel(address)
+
+
+def _require_local(address: str) -> None:
     if not is_local(address):
         raise CredentialsError(f"no certificate for {address}", "give --tls files, or connect locally")
-    return grpc.aio.insecure_channel(address, options=options)
 
 
 def is_local(address: str) -> bool:

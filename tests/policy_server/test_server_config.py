@@ -1,4 +1,4 @@
-"""Configuration: bounded, local only, an unknown key is an error with its name."""
+"""Configuration: bounded, open to nobody by oversight, an unknown key is an error with its name."""
 
 from __future__ import annotations
 
@@ -12,20 +12,44 @@ from policy_server.errors import ConfigError
 GOOD = {"address": "unix:/tmp/s", "trust": Path("keys"), "allowed_roots": (Path("bundles"),)}
 
 
-LOCAL = ["unix:/run/x.sock", "unix:///run/x", "127.0.0.1:0", "localhost:50051", "[::1]:1"]
+UNIX = ["unix:/run/x.sock", "unix:///run/x"]
+LOOPBACK = ["127.0.0.1:0", "localhost:50051", "[::1]:1"]
 REACHABLE = ["0.0.0.0:50051", "[::]:1", "192.168.1.2:5", "robot.local:5"]
 MALFORMED = ["127.0.0.1", "127.0.0.1:70000", "unix:", "", "unix:/" + "x" * 120]
 
 
-@pytest.mark.parametrize("address", LOCAL)
-def test_local_addresses_are_accepted(address: str):
-    assert make_config({**GOOD, "address": address}, "test").address == address
+TLS = {"certificate": Path("server.pem"), "key": Path("server.key"), "ca": Path("ca.pem")}
 
 
-@pytest.mark.parametrize("address", REACHABLE + MALFORMED)
-def test_an_address_that_others_could_reach_is_refused(address: str):
-    with pytest.raises(ConfigError, match="address"):
+@pytest.mark.parametrize("address", UNIX)
+def test_a_unix_socket_needs_nothing_more(address: str):
+    assert make_config({**GOOD, "address": address}, "test").plaintext
+
+
+@pytest.mark.parametrize("address", LOOPBACK)
+def test_plaintext_on_loopback_is_chosen_never_assumed(address: str):
+    with pytest.raises(ConfigError, match="plaintext"):
         make_config({**GOOD, "address": address}, "test")
+    assert make_config({**GOOD, "address": address, "plaintext": True}, "test").address == address
+
+
+@pytest.mark.parametrize("address", REACHABLE)
+def test_an_address_that_others_can_reach_is_encrypted_or_refused(address: str):
+    with pytest.raises(ConfigError, match="plaintext"):
+        make_config({**GOOD, "address": address, "plaintext": True}, "test")
+    assert make_config({**GOOD, "address": address, "tls": TLS}, "test").tls is not None
+
+
+@pytest.mark.parametrize("address", MALFORMED)
+def test_a_malformed_address_is_refused(address: str):
+    with pytest.raises(ConfigError, match="address"):
+        make_config({**GOOD, "address": address, "plaintext": True}, "test")
+
+
+def test_tokens_never_travel_in_the_open():
+    people = {"address": "0.0.0.0:50063", "tokens": Path("tokens.pub")}
+    with pytest.raises(ConfigError, match="in the open"):
+        make_config({**GOOD, "address": "unix:/s", "people": people}, "test")
 
 
 @pytest.mark.parametrize(

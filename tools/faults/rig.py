@@ -121,7 +121,8 @@ class Rig:
         """As whoever watches over it does after it died."""
         assert self._policy is not None
         bundle = self._policy.bundle
-        arguments = ["policy_server", "--address", f"127.0.0.1:{self._server_port}", "--die-with-parent"]
+        arguments = ["policy_server", "--address", f"127.0.0.1:{self._server_port}", "--plaintext"]
+        arguments += ["--die-with-parent"]
         arguments += [
             "--trust",
             str(self._policy.trust),

@@ -51,10 +51,13 @@ def test_a_server_answers_follows_a_promotion_and_goes_back(toys: Toys, tmp_path
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--address", "0.0.0.0:50061"], "neither unix:/path nor a loopback"),
-        (["--address", "example.org:1"], "neither unix:/path nor a loopback"),
-        (["--backend", "tensorrt"], "'tensorrt' is not one of"),
-        (["--trust", "none"], "no trusted keys in none"),
+        (["--address", "0.0.0.0:50061"], "needs --tls DIR"),
+        (["--address", "0.0.0.0:50061", "--plaintext"], "would let the network"),
+        (["--address", "example.org:99999", "--tls", "x"], "neither unix:/path nor host:port"),
+        (["--tls", "nowhere"], "cannot read nowhere"),
+        (["--people", "0.0.0.0:1", "--plaintext"], "--people needs --tls"),
+        (["--plaintext", "--backend", "tensorrt"], "'tensorrt' is not one of"),
+        (["--plaintext", "--trust", "none"], "no trusted keys in none"),
     ],
 )
 def test_what_it_will_not_serve_at(toys: Toys, options: list[str], expected: str) -> None:
