@@ -66,7 +66,8 @@ class SameConv2d(nn.Conv2d):
         if self.stride[0] > 1:
             top, bottom = _same(int(x.shape[2]), self.kernel_size[0], self.stride[0])
             left, right = _same(int(x.shape[3]), self.kernel_size[1], self.stride[1])
-            x = F.pad(x, (left, right, top, bottom))
+            # Spelt out: ONNX Runtime merges a padding into the convolution only if its value is stated.
+            x = F.pad(x, (left, right, top, bottom), value=0.0)
         return super().forward(x)
 
 
@@ -152,6 +153,6 @@ def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def _initialise(conv: nn.Conv2d) -> None:
-    # By the fan-out, as published; torch's kaiming_normal_ counts a depthwise filter as if it fed all outputs.
+    # By the fan-out, as published; kaiming_normal_ counts a depthwise filter as if it fed all outputs.
     fan_out = conv.kernel_size[0] * conv.kernel_size[1] * conv.out_channels // conv.groups
     nn.init.normal_(conv.weight, std=math.sqrt(2.0 / fan_out))
