@@ -9,6 +9,7 @@ from types import TracebackType
 import grpc
 
 from learner.errors import ServerError
+from protos.access.tls import Identity, open_sync_channel
 from protos.ratchet.v1 import policy_pb2, policy_pb2_grpc
 
 
@@ -27,13 +28,14 @@ class Loaded:
 class PolicyServer:
     """Client of ``PolicyService`` for the life of bundles. Every call has a deadline.
 
-    ``address`` is ``unix:/path`` or a loopback ``host:port``.
+    ``address`` is ``unix:/path`` or ``host:port``; over the network ``identity`` needs the role deploy.
+    Raises CredentialsError for an identity that is missing or cannot be used.
     """
 
-    def __init__(self, address: str, timeout_s: float = 120.0) -> None:
+    def __init__(self, address: str, timeout_s: float = 120.0, identity: Identity | None = None) -> None:
         self._address = address
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(address)
+        self._channel = open_sync_channel(address, identity)
         self._stub = policy_pb2_grpc.PolicyServiceStub(self._channel)
 
     def load(self, bundle: Path, *, activate: bool, backend: str = "") -> Loaded:

@@ -59,6 +59,7 @@ class PolicyConfig(_Frozen):
     """Where action chunks come from."""
 
     address: str = Field(default="unix:/run/ratchet/policy.sock", min_length=1)
+    identity: Path | None = Field(default=None, description="folder that `ratchet keys issue` made")
     timeout_s: float = Field(default=0.25, gt=0.0, le=5.0)
 
 

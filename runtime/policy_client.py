@@ -17,6 +17,7 @@ import grpc
 import numpy as np
 
 from hal.types import NUM_JOINTS
+from protos.access.tls import Identity, open_channel
 from protos.codec import CodecError, decode_tensor, encode_image, encode_tensor
 from protos.ratchet.v1 import policy_pb2 as pb
 from protos.ratchet.v1 import policy_pb2_grpc
@@ -54,19 +55,25 @@ _CHANNEL_OPTIONS = [
 
 
 class PolicyClient:
-    """Asks one policy server, at a unix socket or a loopback address.
+    """Asks one policy server, at a unix socket or a loopback address, or anywhere with an ``identity``.
 
     ``timeout_s`` bounds each inference; ``session`` is a name for the server's log. With
     ``jpeg_quality`` pictures travel as JPEG instead of raw. Use it within one running event loop.
     """
 
     def __init__(
-        self, address: str, timeout_s: float, session: str = "", jpeg_quality: int | None = None
+        self,
+        address: str,
+        timeout_s: float,
+        session: str = "",
+        jpeg_quality: int | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self._address = address
         self._timeout_s = timeout_s
         self._session = session
         self._jpeg_quality = jpeg_quality
+        self._identity = identity
         self._channel: grpc.aio.Channel | None = None
         self._cameras: tuple[str, ...] | None = None
         self._ids = itertools.count(1)
@@ -173,7 +180,7 @@ class PolicyClient:
 
     def _stub(self) -> Any:
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self._address, options=_CHANNEL_OPTIONS)
+            self._channel = open_channel(self._address, self._identity, _CHANNEL_OPTIONS)
         return policy_pb2_grpc.PolicyServiceStub(self._channel)
 
     async def _call(self, method: Any, request: Any, timeout_s: float) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 from episodes.spec import CameraSpec
 from episodes.store import EpisodeStore
 from hal.clock import MonotonicClock
+from protos.access.tls import identity_in
 from runtime.bus_handle import BusConfig, BusHandle
 from runtime.bus_records import Fault
 from runtime.camera_handle import CameraProcessConfig, CameraSet
@@ -109,7 +110,7 @@ async def _parts(config: RobotConfig, software: str) -> AsyncIterator[_Parts]:
             cameras = CameraSet(CameraProcessConfig(cameras=config.cameras, run_dir=config.run_dir))
             stack.callback(cameras.stop)
             cameras.start()
-        policy = PolicyClient(config.policy.address, config.policy.timeout_s, session=config.robot.id)
+        policy = _policy_client(config)
         stack.push_async_callback(policy.close)
         recorder = EpisodeRecorder(
             store,
@@ -292,6 +293,13 @@ async def _park(robot: Robot) -> None:
         await robot.retire("the service is stopping")
     except RemoteError as error:
         log.error("could not lower the arm: %s", error)
+
+
+def _policy_client(config: RobotConfig) -> PolicyClient:
+    """Raises CredentialsError when the identity's files cannot be used."""
+    policy = config.policy
+    identity = None if policy.identity is None else identity_in(policy.identity)
+    return PolicyClient(policy.address, policy.timeout_s, session=config.robot.id, identity=identity)
 
 
 def _preroll(config: StoreConfig) -> Preroll | None:
