@@ -25,6 +25,18 @@ class RequestError(ServerError):
     status = grpc.StatusCode.INVALID_ARGUMENT
 
 
+class LaneError(ServerError):
+    """A picture in shared memory that is not there, or changed while it was read."""
+
+    status = grpc.StatusCode.ABORTED
+
+
+class PeerError(ServerError):
+    """Something that this client may not have, whoever it says it is."""
+
+    status = grpc.StatusCode.PERMISSION_DENIED
+
+
 class OverloadedError(ServerError):
     """More requests are waiting than may wait."""
 

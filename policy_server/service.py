@@ -8,18 +8,23 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, aclosing
 from typing import Any, NoReturn
 
 import grpc
 
 from policy_server.backends import check_backend
+from policy_server.clients import Clients
 from policy_server.config import Backend, ServerConfig
-from policy_server.errors import NothingServingError, RequestError, ServerError
+from policy_server.desk import RequestDesk, refusal
+from policy_server.errors import NothingServingError, PeerError, ServerError
 from policy_server.inference import InferenceWorker
+from policy_server.lanes import Lane, Lanes, is_local
 from policy_server.loading import Loaded, allowed_path, load_slot
 from policy_server.slots import BundleSlots, Serving
-from policy_server.spec import check_request
-from protos.codec import encode_tensor
+from policy_server.spec import check_session
+from policy_server.status import describe
+from policy_server.streams import in_order
 from protos.ratchet.v1 import policy_pb2 as pb
 from protos.ratchet.v1 import policy_pb2_grpc
 
@@ -34,12 +39,21 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
         self.slots = BundleSlots(config.max_resident, config.allow_uncalibrated)
-        self.worker = InferenceWorker(self.slots, config.max_waiting)
+        self.clients = Clients(config.max_clients)
+        self.lanes = Lanes(config.max_lanes, config.max_lane_mib * 2**20)
+        self.worker = InferenceWorker(self.slots, self.clients, config.max_waiting, config.max_linger_ms)
+        self._desk = RequestDesk(config, self.slots, self.clients, self.lanes, self.worker)
+        self._stopping = asyncio.Event()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._loading = asyncio.Lock()
 
+    def end_streams(self) -> None:
+        """End the calls that would stay open for ever; what they hold is taken back."""
+        self._stopping.set()
+
     def close(self) -> None:
-        """Stop both threads; a load in progress is waited for."""
+        """Stop the threads; a load in progress is waited for."""
+        self._desk.close()
         self.worker.close()
         self._loader.shutdown(wait=True, cancel_futures=True)
 
@@ -59,21 +73,37 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
             return loaded, self.slots.activate(slot) if activate else None
 
     async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:
-        remaining = context.time_remaining()
         try:
-            return await self._infer(request, remaining)
+            return await self._desk.answer(request, context.time_remaining(), context.peer())
         except ServerError as error:
             await _refuse(context, error)
 
     async def InferStream(
         self, request_iterator: AsyncIterator[pb.InferRequest], context: Context
     ) -> AsyncIterator[pb.InferResponse]:
-        async for request in request_iterator:
+        peer = context.peer()
+
+        async def answer(request: pb.InferRequest) -> pb.InferResponse:
             try:
-                response = await self._infer(request, None)
+                return await self._desk.answer(request, None, peer)
             except ServerError as error:
-                await _refuse(context, error)
-            yield response
+                return refusal(request, error)
+
+        config = self._config
+        answers = in_order(aiter(request_iterator), answer, config.max_in_flight, config.idle_s)
+        async with aclosing(answers):
+            async for response in answers:
+                yield response
+
+    async def OpenFrames(
+        self, request: pb.OpenFramesRequest, context: Context
+    ) -> AsyncIterator[pb.FrameLane]:
+        try:
+            with self._open_lane(request.session, context.peer()) as lane:
+                yield lane.describe()
+                await self._until_idle(lane)
+        except ServerError as error:
+            await _refuse(context, error)
 
     async def Load(self, request: pb.LoadRequest, context: Context) -> pb.LoadResponse:
         try:
@@ -97,28 +127,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         return await self._switch(None, context)
 
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
-        counters = self.worker.counters
-        active = self.slots.serving.slot if self.slots.serving else None
-        return pb.StatusResponse(
-            slots=[
-                pb.Slot(
-                    version=slot.version,
-                    backend=slot.backend,
-                    active=slot is active,
-                    chunk=slot.manifest.chunk,
-                    cameras=[camera.name for camera in slot.spec.cameras],
-                    manifest_json=slot.manifest.model_dump_json() if request.manifests else "",
-                )
-                for slot in self.slots.slots
-            ],
-            epoch=self.slots.epoch,
-            served=counters.served,
-            failed=counters.failed,
-            dropped=counters.dropped,
-            refused=counters.refused,
-            exec_ms_p50=counters.percentile(50),
-            exec_ms_p99=counters.percentile(99),
-        )
+        return describe(self.slots, self.worker, self.clients, self.lanes, request.manifests)
 
     async def _switch(self, version: str | None, context: Context) -> pb.SwapResponse:
         """Swap to a version, or roll back when it is None."""
@@ -136,31 +145,24 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
             swap_ms=(time.perf_counter() - begin) * 1e3,
         )
 
-    async def _infer(self, request: pb.InferRequest, remaining_s: float | None) -> pb.InferResponse:
-        limit_s = self._config.default_deadline_s
-        if remaining_s is not None:
-            limit_s = min(remaining_s, limit_s)
-        deadline_ns = time.monotonic_ns() + round(limit_s * 1e9)
+    def _open_lane(self, session: str, peer: str) -> AbstractContextManager[Lane]:
+        check_session(session)
         serving = self.slots.serving
         if serving is None:
             raise NothingServingError("no bundle is loaded; load one")
-        try:
-            inputs = check_request(request, serving.slot.spec)
-        except RequestError:
-            self.worker.counters.refused += 1
-            raise
-        answer = await self.worker.infer(inputs, deadline_ns)
-        return pb.InferResponse(
-            request_id=request.request_id,
-            tick=request.tick,
-            observation_ns=request.observation_ns,
-            actions=encode_tensor(answer.actions),
-            features=encode_tensor(answer.features),
-            version=answer.version,
-            epoch=answer.epoch,
-            exec_ms=answer.exec_ms,
-            queue_ms=answer.queue_ms,
-        )
+        if not is_local(peer):
+            raise PeerError("shared memory is for clients on this host; send pictures in messages")
+        return self.lanes.lane(session or peer, serving.slot.spec)
+
+    async def _until_idle(self, lane: Lane) -> None:
+        """Return when no request used the lane for long, or when the server stops."""
+        while (left_s := self._config.idle_s - (time.monotonic_ns() - lane.used_ns) / 1e9) > 0:
+            try:
+                async with asyncio.timeout(left_s):
+                    await self._stopping.wait()
+            except TimeoutError:
+                continue
+            return
 
 
 async def _refuse(context: Context, error: ServerError) -> NoReturn:

@@ -8,10 +8,12 @@ one on whatever is serving then.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from policies.manifest import Manifest
 from policies.session import PolicySession
+from policy_server.costs import BatchCosts
 from policy_server.errors import RefusedBundleError, RollbackError, UnknownVersionError
 from policy_server.spec import IOSpec
 
@@ -27,6 +29,9 @@ class Slot:
     session: PolicySession
     manifest: Manifest
     spec: IOSpec
+    path: Path = Path()
+    pid: int = 0  # of its engine process; 0: it runs in the server's
+    costs: BatchCosts = field(default_factory=BatchCosts)
 
     @property
     def calibrated(self) -> bool:

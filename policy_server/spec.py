@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +12,8 @@ import numpy.typing as npt
 from policy_server.errors import RequestError
 from protos.codec import CodecError, decode_image, decode_tensor
 from protos.ratchet.v1 import policy_pb2 as pb
+
+Pixels = npt.NDArray[np.uint8]
 
 #: Longest session name a client may send.
 MAX_SESSION = 128
@@ -48,31 +52,63 @@ class IOSpec:
         return None
 
 
+class Picture(Protocol):
+    """A checked picture that may still be somewhere else."""
+
+    def copy_to(self, out: Pixels) -> None:
+        """Copy it into ``out``, contiguous uint8 RGB (H, W, 3). Raises a ServerError when it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentPicture:
+    """A picture that came in the message, decoded."""
+
+    image: Pixels
+
+    def copy_to(self, out: Pixels) -> None:
+        """See `Picture.copy_to`."""
+        np.copyto(out, self.image)
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """A checked request: state float32 (S,), one uint8 RGB (H, W, 3) for each camera."""
 
     state: npt.NDArray[np.float32]
-    images: dict[str, npt.NDArray[np.uint8]]
+    images: dict[str, Picture]
 
 
-def check_request(request: pb.InferRequest, spec: IOSpec) -> Inputs:
-    """Compare a request with the spec and decode it. Raises RequestError with a one-line reason."""
-    if len(request.session) > MAX_SESSION:
-        raise RequestError(f"session name has {len(request.session)} characters; at most {MAX_SESSION}")
-    names = [image.camera for image in request.images]
+#: Finds a picture that is in shared memory, given the height and width it must have; raises a ServerError.
+FindShared = Callable[[pb.SharedFrame, int, int], Picture]
+
+
+def check_session(session: str) -> None:
+    """Raise RequestError for a session name that is too long."""
+    if len(session) > MAX_SESSION:
+        raise RequestError(f"session name has {len(session)} characters; at most {MAX_SESSION}")
+
+
+def check_request(request: pb.InferRequest, spec: IOSpec, find_shared: FindShared) -> Inputs:
+    """Compare a request with the spec and decode it.
+
+    Raises RequestError with a one-line reason, or what ``find_shared`` does.
+    """
+    names = [image.camera for image in request.images] + [frame.camera for frame in request.frames]
     wanted = {camera.name: camera for camera in spec.cameras}
     if len(names) != len(wanted) or set(names) != set(wanted):
         shown = [name[:64] for name in names[:8]]
         raise RequestError(f"images are of cameras {shown}; exactly {sorted(wanted)} are needed")
+    images: dict[str, Picture] = {}
     try:
         state = decode_tensor(request.state, "state", np.float32, (len(spec.state_names),))
-        images = {
-            image.camera: decode_image(image, wanted[image.camera].height, wanted[image.camera].width)
-            for image in request.images
-        }
+        for image in request.images:
+            camera = wanted[image.camera]
+            images[image.camera] = SentPicture(decode_image(image, camera.height, camera.width))
     except CodecError as error:
         raise RequestError(str(error)) from error
+    for frame in request.frames:
+        camera = wanted[frame.camera]
+        images[frame.camera] = find_shared(frame, camera.height, camera.width)
     if not np.isfinite(state).all():
         raise RequestError("state has a NaN or an infinity; send measured joint values")
     return Inputs(state, images)

@@ -1,0 +1,158 @@
+"""Where a request comes in: whose it is, whether it may wait, what it says, and what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+
+from policy_server.batch import Answer
+from policy_server.clients import Client, Clients
+from policy_server.config import ServerConfig
+from policy_server.errors import (
+    ExpiredError,
+    LaneError,
+    NothingServingError,
+    OverloadedError,
+    RequestError,
+    ServerError,
+)
+from policy_server.inference import Counters, InferenceWorker
+from policy_server.lanes import Lanes
+from policy_server.slots import BundleSlots
+from policy_server.spec import Inputs, IOSpec, check_request, check_session
+from protos.codec import encode_tensor
+from protos.ratchet.v1 import common_pb2
+from protos.ratchet.v1 import policy_pb2 as pb
+
+_DECODERS = 2
+
+
+class RequestDesk:
+    """Takes requests of unary calls and streams alike."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        slots: BundleSlots,
+        clients: Clients,
+        lanes: Lanes,
+        worker: InferenceWorker,
+    ) -> None:
+        self._config = config
+        self._slots = slots
+        self._clients = clients
+        self._lanes = lanes
+        self._worker = worker
+        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decoder")
+
+    def close(self) -> None:
+        """Stop the decoding threads."""
+        self._decoders.shutdown(wait=True, cancel_futures=True)
+
+    async def answer(
+        self, request: pb.InferRequest, remaining_s: float | None, peer: str
+    ) -> pb.InferResponse:
+        """The answer to one request; ``remaining_s`` is what is left of its call's own deadline.
+
+        ``peer`` stands in for a session without a name. Raises a ServerError, and counts what happened.
+        """
+        counters = self._worker.counters
+        with _counted(counters, None):
+            check_session(request.session)
+            deadline_ns = self._deadline(request, remaining_s)
+            client = self._clients.seen(request.session or peer)
+        with _counted(counters, client), self._in_flight(client):
+            serving = self._slots.serving
+            if serving is None:
+                raise NothingServingError("no bundle is loaded; load one")
+            inputs = await self._check(request, serving.slot.spec)
+            client.shared += len(request.frames)
+            client.sent += len(request.images)
+            answer = await self._worker.infer(client, inputs, deadline_ns)
+        counters.answered(answer.exec_ms)
+        client.served += 1
+        return _response(request, answer)
+
+    def _deadline(self, request: pb.InferRequest, remaining_s: float | None) -> int:
+        """Monotonic ns: the soonest of the request's, its call's and the server's own."""
+        limits = [self._config.default_deadline_s]
+        if remaining_s is not None:
+            limits.append(remaining_s)
+        if request.deadline_ms:
+            if not request.deadline_ms > 0:
+                raise RequestError(
+                    "deadline_ms is negative or not a number; send what is left of the deadline"
+                )
+            limits.append(request.deadline_ms / 1e3)
+        return time.monotonic_ns() + round(min(limits) * 1e9)
+
+    @contextmanager
+    def _in_flight(self, client: Client) -> Iterator[None]:
+        if client.in_flight >= self._config.max_in_flight:
+            raise OverloadedError(
+                f"session {client.session!r} has {client.in_flight} requests waiting; "
+                "ask again when one is answered"
+            )
+        client.in_flight += 1
+        try:
+            yield
+        finally:
+            client.in_flight -= 1
+
+    async def _check(self, request: pb.InferRequest, spec: IOSpec) -> Inputs:
+        check = partial(check_request, request, spec, partial(self._lanes.picture, request.lane))
+        if any(image.encoding == common_pb2.IMAGE_ENCODING_JPEG for image in request.images):
+            # Milliseconds each, during which nobody else would be heard.
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, check)
+        return check()
+
+
+@contextmanager
+def _counted(counters: Counters, client: Client | None) -> Iterator[None]:
+    """Count what a request that isn't answered came to: dropped, refused or failed."""
+    tallies: list[Counters | Client] = [counters] if client is None else [counters, client]
+    try:
+        yield
+    except (asyncio.CancelledError, ExpiredError):
+        for tally in tallies:
+            tally.dropped += 1
+        raise
+    except (RequestError, OverloadedError, LaneError):
+        for tally in tallies:
+            tally.refused += 1
+        raise
+    except ServerError:
+        for tally in tallies:
+            tally.failed += 1
+        raise
+
+
+def refusal(request: pb.InferRequest, error: ServerError) -> pb.InferResponse:
+    """How a stream says that one of its requests is not answered."""
+    return pb.InferResponse(
+        request_id=request.request_id,
+        tick=request.tick,
+        observation_ns=request.observation_ns,
+        status=error.status.value[0],
+        reason=str(error),
+    )
+
+
+def _response(request: pb.InferRequest, answer: Answer) -> pb.InferResponse:
+    return pb.InferResponse(
+        request_id=request.request_id,
+        tick=request.tick,
+        observation_ns=request.observation_ns,
+        actions=encode_tensor(answer.actions),
+        features=encode_tensor(answer.features),
+        version=answer.version,
+        epoch=answer.epoch,
+        exec_ms=answer.exec_ms,
+        queue_ms=answer.queue_ms,
+        batch=answer.batch,
+        remaining_ms=answer.remaining_ms,
+    )
