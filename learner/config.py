@@ -56,6 +56,17 @@ class JitterConfig(_Frozen):
     shift: int = Field(default=0, ge=0, le=64)
 
 
+class WatchConfig(_Frozen):
+    """When a training run stops because of a loss (`learner.watch.LossWatch`).
+
+    A batch's loss is a spike when it lies ``factor`` deviations above the median of the last ``window``
+    losses, once the warm-up is over; 0 turns that off. NaN and infinity always stop a run.
+    """
+
+    factor: float = Field(default=20.0, ge=0.0, le=1e6)
+    window: int = Field(default=200, ge=10, le=10_000)
+
+
 class ModelConfig(_Frozen):
     """Which ACT to build; ``overrides`` replace fields of the preset's ``ACTConfig`` by name."""
 
@@ -70,11 +81,17 @@ class TrainConfig(_Frozen):
     ``backbone_lr`` scales it for the image backbone. ``ema`` is the decay of the averaged
     weights, which are the ones that are published. ``precision`` "auto" means bf16 autocast
     where the processor multiplies bf16 in hardware, else fp32.
+
+    Every step takes ``accumulate`` batches of ``batch`` samples and averages their gradients.
+    ``recompute`` forgets what is inside the layers on the way forward and computes it again on the way
+    back: the same gradients, less memory, more time. ``compile`` hands the network to torch.compile;
+    "auto" does so for long runs on a GPU (`learner.compiled`).
     """
 
     seed: int = Field(default=0, ge=0, lt=2**31)
     steps: int = Field(default=3000, ge=1, le=10_000_000)
     batch: int = Field(default=32, ge=1, le=4096)
+    accumulate: int = Field(default=1, ge=1, le=1024)
     lr: float = Field(default=3e-4, gt=0.0, le=1.0)
     lr_end: float = Field(default=0.01, ge=0.0, le=1.0)
     backbone_lr: float = Field(default=1.0, ge=0.0, le=10.0)
@@ -86,6 +103,9 @@ class TrainConfig(_Frozen):
     jitter: JitterConfig = JitterConfig()
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    recompute: bool = False
+    compile: Literal["auto", "on", "off"] = "auto"
+    watch: WatchConfig = WatchConfig()
     threads: int = Field(default=0, ge=0, le=256)
     checkpoint_every: int = Field(default=1000, ge=1, le=10_000_000)
     log_every: int = Field(default=20, ge=1, le=100_000)

@@ -163,6 +163,14 @@ class Dataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         """Samples at ``indices`` int64 (B,) with the next ``chunk`` actions each."""
         return collect(self, indices.numpy(), Window(chunk), base)
 
+    def where(self, indices: I64) -> list[tuple[str, int]]:
+        """As `Samples.where`."""
+        segments = np.searchsorted(self.starts, indices, side="right") - 1
+        return [
+            (self.episodes[s], int(self.table.row[i]) - self.table.begins[s])
+            for i, s in zip(indices.tolist(), segments.tolist(), strict=True)
+        ]
+
     def fill(self, rows: Rows, at: I64, indices: I64) -> None:
         """As `Samples.fill`. Raises DataError when a picture cannot be read."""
         table = self.table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -31,6 +32,22 @@ def use_bf16(precision: str, device: torch.device) -> bool:
     return bool(
         capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("amx_tile")
     )
+
+
+@contextlib.contextmanager
+def use_tf32(precision: str, device: torch.device) -> Iterator[None]:
+    """While it lasts, fp32 products on a GPU go through its TF32 units, unless ``precision`` is fp32."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    wanted = device.type == "cuda" and precision != "fp32"
+    if wanted:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        if wanted:
+            torch.set_float32_matmul_precision(before[0])
+            torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def lower_priority(nice: int, idle: bool) -> None:

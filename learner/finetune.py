@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from learner.config import FinetuneConfig
@@ -90,6 +91,14 @@ class Joined:
         own = indices < len(self._first)
         self._first.fill(rows, at[own], indices[own])
         self._second.fill(rows, at[~own], indices[~own] - len(self._first))
+
+    def where(self, indices: I64) -> list[tuple[str, int]]:
+        """As `learner.loader.batch.Samples.where`."""
+        first = len(self._first)
+        return [
+            (self._first if i < first else self._second).where(np.asarray([i if i < first else i - first]))[0]
+            for i in indices.tolist()
+        ]
 
     def batch(self, indices: torch.Tensor, chunk: int) -> Batch:
         """As `Dataset.batch`; ``base`` marks the samples of the first."""

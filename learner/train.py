@@ -1,4 +1,4 @@
-"""Training an ACT policy: a fixed number of steps, resumable to the bit, stopping at the first NaN.
+"""Training an ACT policy: a fixed number of steps, resumable to the bit, stopping at a batch gone wrong.
 
 Every random draw (samples, jitter, dropout, latent) is a function of (seed, step), so a resumed run
 needs weights and optimiser state only, and continues as if it had never stopped.
@@ -11,23 +11,29 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from learner.average import WeightAverage, batchnorms
-from learner.checkpoint import load_checkpoint, save_checkpoint
+from learner.checkpoint import CheckpointWriter, load_checkpoint
+from learner.compiled import compiled
 from learner.config import TrainConfig
 from learner.data import Dataset
-from learner.device import pick_device, use_bf16
+from learner.device import pick_device, use_bf16, use_tf32
+from learner.diverged import diverged
 from learner.errors import CheckpointError, DivergedError, StoppedError
 from learner.images import jitter
 from learner.loader.batch import Batch, Samples, Window
 from learner.loader.loader import Loader
 from learner.loader.sampler import Part, Sampler
 from learner.model import act_config, build_model, norm_stats
+from learner.optimiser import make_optimiser, set_rate
+from learner.recompute import recompute
+from learner.watch import Alarm, LossWatch
 from policies.act import ACT
 from policies.config import NormStats
 from policies.loss import act_loss
@@ -81,8 +87,8 @@ def train(
 
     ``parts`` say how batches are mixed; by default every step is as likely as another. With ``folder`` a
     checkpoint is kept there and continued from. Raises DataError for data that do not fit the network,
-    DivergedError on NaN or infinity, CheckpointError for a foreign checkpoint, StoppedError when ``stop``
-    said so (a checkpoint is then in ``folder``).
+    DivergedError, which names the batch, on NaN, infinity or a spike of the loss, CheckpointError for a
+    foreign checkpoint, StoppedError when ``stop`` said so (a checkpoint is then in ``folder``).
     """
     architecture = act_config(dataset, config.model)
     model = build_model(architecture, config.seed)
@@ -119,7 +125,12 @@ class Trainer:
             dataset, self.sampler, Window(model.config.chunk), threads=config.data.decode_threads
         )
         self.teacher = teacher
-        self.optimizer = _optimizer(self.model, config)
+        self.optimizer = make_optimiser(self.model, config)
+        self.watch = LossWatch(config.watch, config.warmup * config.accumulate)
+        self._folder: Path | None = None
+        if config.recompute:
+            recompute(self.model)
+        self._network = compiled(self.model, config.compile, self.device, config.steps)
         self._generator = torch.Generator()
         described = {
             "config": config.model_dump(mode="json", exclude={"checkpoint_every", "log_every"}),
@@ -136,11 +147,11 @@ class Trainer:
         """All steps that are left, then the BatchNorm statistics of the averaged weights."""
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
+        self._folder = folder
         config, first = self.config, self._resume(folder)
         losses: list[tuple[int, float]] = []
         started, total, since = time.monotonic(), 0.0, 0
-        devices = [self.device] if self.device.type == "cuda" else []
-        with self.loader, torch.random.fork_rng(devices=devices):
+        with self._running(folder) as writer:
             for step in range(first, config.steps):
                 total += self.step(step)
                 since += 1
@@ -150,53 +161,81 @@ class Trainer:
                     if progress is not None:
                         progress(done, config.steps, total / since)
                     total, since = 0.0, 0
-                if folder is not None and (done % config.checkpoint_every == 0 or done == config.steps):
-                    self._save(folder, done)
-                if stop is not None and done < config.steps and stop():
-                    self._leave(folder, done)
+                leave = stop is not None and done < config.steps and stop()
+                if leave or done % config.checkpoint_every == 0 or done == config.steps:
+                    self._save(writer, done)
+                if leave:
+                    self._leave(writer, done)
             seconds = time.monotonic() - started
             waiting = self.loader.waited_s / seconds if seconds > 0 else 0.0
             self._estimate_batchnorm()
-        rate = (config.steps - first) * self.sampler.batch / seconds if seconds > 0 else 0.0
+        rate = (
+            (config.steps - first) * config.accumulate * self.sampler.batch / seconds if seconds > 0 else 0.0
+        )
         log.info("training.done steps=%d samples_per_s=%.0f waiting=%.4f", config.steps, rate, waiting)
         return TrainResult(self.average.model, self.normaliser, tuple(losses), seconds, rate, waiting)
 
+    @contextmanager
+    def _running(self, folder: Path | None) -> Iterator[CheckpointWriter | None]:
+        """What is borrowed for a run: the loader, the random numbers, TF32 on a GPU, a writer for ``folder``."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with ExitStack() as held:
+            held.enter_context(self.loader)
+            held.enter_context(torch.random.fork_rng(devices=devices))
+            held.enter_context(use_tf32(self.config.precision, self.device))
+            if folder is None:
+                yield None
+            else:
+                yield held.enter_context(CheckpointWriter(folder, self.fingerprint))
+
     def step(self, step: int) -> float:
         """One optimiser step, number ``step`` from 0. Returns the loss. Raises DivergedError."""
-        torch.manual_seed(_mix(self.config.seed, step))
-        self._generator.manual_seed(_mix(self.config.seed + 1, step))
-        batch = self.loader.batch(step)
+        config = self.config
+        torch.manual_seed(_mix(config.seed, step))
+        self._generator.manual_seed(_mix(config.seed + 1, step))
         self.model.train()
-        loss = self._loss(batch, self.sampler.indices(step))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        value = float(loss.detach())
-        if not (math.isfinite(value) and math.isfinite(float(norm))):
-            raise DivergedError(
-                f"loss {value:.3g}, gradient norm {float(norm):.3g} at step {step}",
-                "lower the learning rate or look for outliers in the data; the last checkpoint is intact",
-            )
-        rate = self._rate(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
+        first, total = step * config.accumulate, 0.0
+        numbers = range(first, first + config.accumulate)
+        for number in numbers:
+            loss, errors = self._loss(self.loader.batch(number), self.sampler.indices(number))
+            value = float(loss.detach())
+            alarm = self.watch.judge(value)
+            if alarm is not None:
+                raise self._diverged(alarm, step, [number], errors)
+            (loss / config.accumulate if config.accumulate > 1 else loss).backward()
+            total += value
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip))
+        if not math.isfinite(norm):
+            raise self._diverged(Alarm(f"gradient norm {norm:.3g}"), step, numbers, None)
+        set_rate(self.optimizer, config, step)
         self.optimizer.step()
         self.average.update(step)
-        return value
+        return total / config.accumulate
 
-    def _loss(self, batch: Batch, indices: torch.Tensor) -> torch.Tensor:
+    def _diverged(
+        self, alarm: Alarm, step: int, numbers: Sequence[int], errors: torch.Tensor | None
+    ) -> DivergedError:
+        indices = torch.cat([self.sampler.indices(number) for number in numbers])
+        samples = self.dataset.where(indices.numpy())
+        values = None if errors is None else errors.tolist()
+        return diverged(alarm, step, samples, values, self.watch.recent, self._folder)
+
+    def _loss(self, batch: Batch, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of a batch, and the mean absolute error (B,) of each of its samples."""
         state = self.normaliser.state(batch.state.to(self.device))
         actions = self.normaliser.actions(batch.actions.to(self.device))
         is_pad = batch.is_pad.to(self.device)
         with self.autocast:
-            output = self.model(state, self._images(batch, augment=True), actions, is_pad)
+            output = self._network(state, self._images(batch, augment=True), actions, is_pad)
         loss = act_loss(output, actions, is_pad, self.model.config.kl_weight).total
+        errors = (output.actions.detach().float() - actions).abs().mean((1, 2))
         if self.teacher is None or self.teacher.weight == 0.0:
-            return loss
+            return loss, errors
         base = batch.base.to(self.device)
         wanted = self.teacher.actions[indices[batch.base]].to(self.device)
         apart = (output.actions[base].float() - wanted).abs()
-        return loss + self.teacher.weight * (apart * ~is_pad[base][..., None]).mean()
+        return loss + self.teacher.weight * (apart * ~is_pad[base][..., None]).mean(), errors
 
     def _images(self, batch: Batch, augment: bool) -> list[torch.Tensor]:
         out = []
@@ -206,13 +245,6 @@ class Trainer:
                 pixels = jitter(pixels, self.config.jitter, self._generator)
             out.append(self.normaliser.image(index, pixels))
         return out
-
-    def _rate(self, step: int) -> float:
-        c = self.config
-        if step < c.warmup:
-            return c.lr * (step + 1) / c.warmup
-        along = (step - c.warmup) / max(1, c.steps - c.warmup)
-        return c.lr * (c.lr_end + (1.0 - c.lr_end) * 0.5 * (1.0 + math.cos(math.pi * along)))
 
     @torch.no_grad()
     def _estimate_batchnorm(self) -> None:
@@ -231,27 +263,29 @@ class Trainer:
             norm.momentum = None  # torch's spelling of a cumulative mean
             norm.train()
         for number in range(self.config.batchnorm_batches):
-            batch = self.loader.batch(self.config.steps + number)
+            batch = self.loader.batch(self.config.steps * self.config.accumulate + number)
             with self.autocast:
                 model(self.normaliser.state(batch.state.to(self.device)), self._images(batch, augment=False))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
             norm.eval()
 
-    def _leave(self, folder: Path | None, done: int) -> None:
-        if folder is not None:
-            self._save(folder, done)
-        kept = "its checkpoint is kept" if folder is not None else "nothing is kept"
+    def _leave(self, writer: CheckpointWriter | None, done: int) -> None:
+        if writer is not None:
+            writer.wait()
+        kept = "its checkpoint is kept" if writer is not None else "nothing is kept"
         raise StoppedError(f"training was stopped after step {done} of {self.config.steps}", kept)
 
-    def _save(self, folder: Path, done: int) -> None:
+    def _save(self, writer: CheckpointWriter | None, done: int) -> None:
+        if writer is None:
+            return
         # A finite loss may still have been followed by a step into infinity.
         if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
             raise DivergedError(
                 f"a weight is not finite after step {done}",
                 "lower the learning rate; the last checkpoint is intact",
             )
-        save_checkpoint(folder, self._tensors(), done, self.fingerprint)
+        writer.save(self._tensors(), done)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         names = {p: n for n, p in self.model.named_parameters()}
@@ -259,7 +293,7 @@ class Trainer:
         out |= {f"average.{k}": v for k, v in self.average.model.state_dict().items()}
         for parameter, state in self.optimizer.state.items():
             out |= {f"optimizer.{names[parameter]}.{k}": v for k, v in state.items()}
-        return out
+        return out | {"watch": self.watch.state()}
 
     def _resume(self, folder: Path | None) -> int:
         found = load_checkpoint(folder, self.fingerprint) if folder is not None else None
@@ -269,6 +303,7 @@ class Trainer:
         try:
             self.model.load_state_dict(_under(tensors, "model."))
             self.average.model.load_state_dict(_under(tensors, "average."))
+            self.watch.load(tensors["watch"])
             for name, parameter in self.model.named_parameters():
                 state = _under(tensors, f"optimizer.{name}.")
                 self.optimizer.state[parameter] = {
@@ -290,10 +325,3 @@ def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
 def _mix(seed: int, step: int) -> int:
     digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") & (2**63 - 1)
-
-
-def _optimizer(model: ACT, config: TrainConfig) -> torch.optim.AdamW:
-    backbone = [p for n, p in model.named_parameters() if n.startswith("backbone.")]
-    rest = [p for n, p in model.named_parameters() if not n.startswith("backbone.")]
-    groups = [{"params": rest, "scale": 1.0}, {"params": backbone, "scale": config.backbone_lr}]
-    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)

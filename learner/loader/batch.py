@@ -101,6 +101,9 @@ class Samples(Protocol):
     def fill(self, rows: Rows, at: I64, indices: I64) -> None:
         """Write sample ``indices[i]`` to row ``at[i]``; from several threads at once, rows apart."""
 
+    def where(self, indices: I64) -> list[tuple[str, int]]:
+        """(episode, observation within it) of each sample."""
+
 
 def collect(samples: Samples, indices: I64, window: Window, base: torch.Tensor | None = None) -> Batch:
     """The samples ``indices`` int64 (B,) as one batch, in this thread."""

@@ -16,8 +16,8 @@ class Table:
 
     ``state`` (M, S) float32; ``picture`` camera → int64 (M,) the number of its newest picture;
     ``first`` int64 (M,) the first observation of its uninterrupted stretch. ``row`` int64 (N,) is a
-    sample's observation, ``action`` (N, A) float32 its action. ``lengths`` and ``episodes`` are samples
-    and episode of each segment.
+    sample's observation, ``action`` (N, A) float32 its action. ``lengths``, ``episodes`` and ``begins`` are
+    samples, episode, and that episode's first observation, of each segment.
     """
 
     state: F32
@@ -27,6 +27,7 @@ class Table:
     action: F32
     lengths: tuple[int, ...]
     episodes: tuple[str, ...]
+    begins: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class TablePart:
 
 def lay_out(parts: Sequence[TablePart]) -> Table:
     """Episodes end to end."""
-    first, row, at = [], [], 0
+    first, row, begins, at = [], [], list[int](), 0
     picture: dict[str, list[I64]] = {camera: [] for camera in parts[0].picture}
     numbered = dict.fromkeys(picture, 0)
     for part in parts:
@@ -56,6 +57,7 @@ def lay_out(parts: Sequence[TablePart]) -> Table:
         starts[part.breaks] = part.breaks
         first.append(np.maximum.accumulate(starts) + at)
         row += [s + at for s in part.segments]
+        begins += [at] * len(part.segments)
         at += len(part.state)
         for camera, numbers in part.picture.items():
             picture[camera].append(numbers + numbered[camera])
@@ -70,4 +72,5 @@ def lay_out(parts: Sequence[TablePart]) -> Table:
         else np.empty((0, parts[0].action.shape[1]), np.float32),
         lengths=tuple(len(s) for p in parts for s in p.segments),
         episodes=tuple(p.episode for p in parts for _ in p.segments),
+        begins=tuple(begins),
     )

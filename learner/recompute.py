@@ -1,0 +1,50 @@
+"""Gradient checkpointing (Chen et al. 2016, arXiv:1604.06174): activations are computed twice, not kept."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from learner.average import batchnorms
+from policies.act import ACT
+from policies.transformer import DecoderLayer, EncoderLayer
+
+
+def recompute(model: ACT) -> None:
+    """Have every transformer layer and every stage of ``model``'s backbone compute its activations twice.
+
+    Loss, gradients and running statistics stay as they are, to the bit: random numbers are drawn again
+    as they were, and BatchNorm does not count the second time.
+    """
+    for part in _parts(model):
+        again = functools.partial(_contexts, part)
+        part.forward = functools.partial(  # type: ignore[method-assign]
+            checkpoint, part.forward, use_reentrant=False, preserve_rng_state=True, context_fn=again
+        )
+
+
+def _parts(model: ACT) -> list[nn.Module]:
+    layers: list[nn.Module] = [m for m in model.modules() if isinstance(m, EncoderLayer | DecoderLayer)]
+    backbones = model.backbone if isinstance(model.backbone, nn.ModuleList) else [model.backbone]
+    stages = [stage for net in backbones for stage in net.children() if isinstance(stage, nn.Sequential)]
+    return layers + stages
+
+
+def _contexts(part: nn.Module) -> tuple[contextlib.AbstractContextManager[None], ...]:
+    return contextlib.nullcontext(), _not_counted(part)
+
+
+@contextlib.contextmanager
+def _not_counted(part: nn.Module) -> Iterator[None]:
+    norms = batchnorms(part)
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
