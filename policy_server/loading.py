@@ -1,7 +1,7 @@
-"""From a directory to a slot that may serve: verify → fit → load → golden → warm.
+"""From a directory to a slot that may serve: verify → fit → load → golden → smoke → warm.
 
-Runs in a thread of its own beside the serving one. It isn't niced: a low-priority thread that holds
-the interpreter's lock would make the serving thread wait for it.
+Each bundle does so in an engine process of its own (`policy_server.engine`), behind whatever serves
+meanwhile; the thread that calls `load_slot` only waits for it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from policies.bundle import Bundle
 from policies.errors import PolicyError
-from policies.golden import check_golden
 from policies.keys import TrustStore
 from policies.manifest import Manifest
-from policies.session import PolicySession
 from policy_server.backends import ENGINE_ERRORS, open_session
 from policy_server.config import Backend, ServerConfig
+from policy_server.costs import BatchCosts, measure
+from policy_server.engine_process import EngineError, EngineProcess
 from policy_server.errors import PathError, RefusedBundleError
+from policy_server.proving import prove
 from policy_server.slots import Slot
 from policy_server.spec import CameraSpec, IOSpec
 
@@ -62,51 +61,67 @@ def load_slot(path: Path, backend: Backend, config: ServerConfig, fits: FitCheck
 
     The trust store is read afresh each time, so that a key that was removed is no longer trusted.
     """
-    begin = time.perf_counter()
+    load = _in_process if config.isolation == "process" else _in_thread
     try:
-        bundle = Bundle.open(path, TrustStore.load(config.trust))
-        verified = time.perf_counter()
-        spec = io_spec(bundle.manifest)
-        fits(bundle.manifest, spec, bundle.version)
-        session = open_session(bundle, backend, config.threads)
-        loaded = time.perf_counter()
-        check_golden(session, bundle)
-        run_ms = _warm(session, config.warm_runs)
+        loaded = load(path, backend, config, fits)
     except PolicyError as error:
         raise RefusedBundleError(str(error)) from error
     except ENGINE_ERRORS as error:
         reason = str(error).strip().partition("\n")[0][:300]
-        raise RefusedBundleError(f"{path} does not run on {backend}: {reason}; export it again") from error
-    warm = time.perf_counter()
-    if config.max_warm_ms is not None and run_ms > config.max_warm_ms:
+        raise RefusedBundleError(_does_not_run(path, backend, reason)) from error
+    version = loaded.slot.version
+    if config.max_warm_ms is not None and loaded.run_ms > config.max_warm_ms:
         raise RefusedBundleError(
-            f"bundle {bundle.version} takes {run_ms:.1f} ms a chunk on {backend}, "
+            f"bundle {version} takes {loaded.run_ms:.1f} ms a chunk on {backend}, "
             f"{config.max_warm_ms:.1f} allowed; use a faster backend or a smaller policy"
         )
-    slot = Slot(bundle.version, backend, session, bundle.manifest, spec)
-    log.info("loading.ready version=%s backend=%s run_ms=%.1f", bundle.version, backend, run_ms)
+    log.info("loading.ready version=%s backend=%s run_ms=%.1f", version, backend, loaded.run_ms)
+    return loaded
+
+
+def _in_process(path: Path, backend: Backend, config: ServerConfig, fits: FitCheck) -> Loaded:
+    """In an engine process of its own, which is gone when anything is wrong."""
+    begin = time.perf_counter()
+    engine = EngineProcess()
+    try:
+        opened = engine.open(path, config.trust)
+        verified = time.perf_counter()
+        spec = io_spec(opened.manifest)
+        fits(opened.manifest, spec, opened.version)
+        try:
+            session, times = engine.load(opened, backend, config)
+        except EngineError as error:
+            raise RefusedBundleError(_does_not_run(path, backend, str(error))) from error
+    except BaseException:
+        engine.close()
+        raise
+    costs = BatchCosts({int(size): ms for size, ms in times["costs"].items()})
+    slot = Slot(opened.version, backend, session, opened.manifest, spec, path, session.pid, costs)
+    verify_ms = (verified - begin) * 1e3
+    return Loaded(slot, verify_ms, times["load_ms"], times["warm_ms"], times["run_ms"])
+
+
+def _in_thread(path: Path, backend: Backend, config: ServerConfig, fits: FitCheck) -> Loaded:
+    """In this thread. Not niced: it would hold the interpreter's lock while the serving thread waits."""
+    begin = time.perf_counter()
+    bundle = Bundle.open(path, TrustStore.load(config.trust))
+    verified = time.perf_counter()
+    spec = io_spec(bundle.manifest)
+    fits(bundle.manifest, spec, bundle.version)
+    session = open_session(bundle, backend, config.threads)
+    loaded = time.perf_counter()
+    run_ms = prove(session, bundle, config.warm_runs)
+    costs = measure(session, run_ms, config.max_batch, config.warm_runs)
+    warm = time.perf_counter()
+    slot = Slot(bundle.version, backend, session, bundle.manifest, spec, path, costs=costs)
     return Loaded(slot, (verified - begin) * 1e3, (loaded - verified) * 1e3, (warm - loaded) * 1e3, run_ms)
+
+
+def _does_not_run(path: Path, backend: Backend, reason: str) -> str:
+    return f"{path} does not run on {backend}: {reason}; export it again"
 
 
 def io_spec(manifest: Manifest) -> IOSpec:
     """What a manifest asks of a request."""
     cameras = tuple(CameraSpec(camera.name, camera.height, camera.width) for camera in manifest.cameras)
     return IOSpec(manifest.state_names, manifest.action_names, cameras, manifest.rate_hz, manifest.robot)
-
-
-def _warm(session: PolicySession, runs: int) -> float:
-    """Run on zeros until caches and allocators are warm; returns the median in milliseconds."""
-    manifest = session.manifest
-    state = np.zeros((1, len(manifest.state_names)), dtype=np.float32)
-    images = {c.name: np.zeros((1, c.height, c.width, 3), dtype=np.uint8) for c in manifest.cameras}
-    times = []
-    for _ in range(runs):
-        begin = time.perf_counter()
-        result = session.infer(state, images)
-        times.append((time.perf_counter() - begin) * 1e3)
-        if result.actions.shape != (1, manifest.chunk, len(manifest.action_names)):
-            raise RefusedBundleError(
-                f"bundle {session.version} answers with actions {result.actions.shape}, "
-                f"its manifest says chunk {manifest.chunk}; export it again"
-            )
-    return float(np.median(times))

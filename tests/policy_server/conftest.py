@@ -40,7 +40,12 @@ class Place:
         return tiny.make_bundle(self.root / "bundles" / name, key or self.key, offset, **over)
 
     def config(self, **over: Any) -> ServerConfig:
-        base = {"address": self.address, "trust": self.trust, "allowed_roots": (self.root / "bundles",)}
+        base = {
+            "address": self.address,
+            "trust": self.trust,
+            "allowed_roots": (self.root / "bundles",),
+            "isolation": "thread",  # engine processes take most of a second to start
+        }
         return ServerConfig(**{**base, **over})
 
 

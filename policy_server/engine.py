@@ -1,0 +1,189 @@
+"""``python -m policy_server.engine FD``: a process that verifies, proves and runs one bundle.
+
+A process, because loading a large graph holds the interpreter's lock for a tenth of a second and
+leaves its memory scattered, and because a graph that crashes or hangs its engine must not take the
+server along. It has no authority: what it is told comes over the socket it was started with, what it
+answers goes into memory that was given to it, and it ends when the socket does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from policies.bundle import Bundle
+from policies.errors import BundleError, PolicyError
+from policies.keys import TrustStore
+from policies.session import PolicySession
+from policy_server.backends import ENGINE_ERRORS, open_session
+from policy_server.costs import measure
+from policy_server.engine_wire import Exchange, Message, receive, send
+from policy_server.errors import ServerError
+from policy_server.proving import prove
+
+_LOADING_NICE = 10  # behind the inference that goes on meanwhile
+
+
+class Engine:
+    """The one bundle of this process, step by step: `open`, `load`, then `infer` for ever."""
+
+    def __init__(self) -> None:
+        self._bundle: Bundle | None = None
+        self._session: PolicySession | None = None
+        self._exchange: Exchange | None = None
+        self._idle = ThreadPoolExecutor(1, "idle", initializer=_only_when_idle)
+
+    def answer(self, request: Message, fd: int | None) -> Message:
+        """Do what one request asks for. Raises PolicyError, ServerError or an engine's error."""
+        op = request["op"]
+        if op == "infer":
+            batch = int(request["batch"])
+            if request["idle"]:
+                return self._idle.submit(self._infer, batch).result()
+            return self._infer(batch)
+        if op == "open":
+            return _behind(lambda: self._open(request), quietly=True)
+        assert fd is not None
+        # Threads inherit their maker's niceness; one that cannot be raised again must not be lowered.
+        quietly = request["threads"] == 1 or _can_raise()
+        reply = _behind(lambda: self._load(request, fd), quietly)
+        _level()
+        return reply
+
+    def _open(self, request: Message) -> Message:
+        begin = time.perf_counter()
+        self._bundle = bundle = Bundle.open(request["path"], TrustStore.load(Path(request["trust"])))
+        # As it was signed, so that the server reads what was verified.
+        text = bundle.manifest.model_dump_json()
+        return {
+            "manifest": text,
+            "content_id": bundle.content_id,
+            "signer": bundle.signer,
+            "ms": (time.perf_counter() - begin) * 1e3,
+        }
+
+    def _load(self, request: Message, fd: int) -> Message:
+        bundle = self._bundle
+        assert bundle is not None
+        begin = time.perf_counter()
+        self._exchange = Exchange(fd, bundle.manifest)
+        os.close(fd)
+        self._session = open_session(bundle, request["backend"], request["threads"])
+        loaded = time.perf_counter()
+        run_ms = prove(self._session, bundle, request["warm_runs"])
+        costs = measure(self._session, run_ms, request["max_batch"], request["warm_runs"])
+        _give_memory_back()
+        warm = time.perf_counter()
+        return {
+            "load_ms": (loaded - begin) * 1e3,
+            "warm_ms": (warm - loaded) * 1e3,
+            "run_ms": run_ms,
+            "costs": costs.measured_ms,
+            "precision": self._session.precision,
+        }
+
+    def _infer(self, batch: int) -> Message:
+        exchange, session = self._exchange, self._session
+        assert exchange is not None
+        assert session is not None
+        images = {name: image[:batch] for name, image in exchange.images.items()}
+        result = session.infer(exchange.state[:batch], images)
+        for found, place in ((result.actions, exchange.actions), (result.features, exchange.features)):
+            if found.shape != place[:batch].shape:
+                raise BundleError(f"the graph answers with {found.shape}, not {place[:batch].shape}")
+            np.copyto(place[:batch], found)
+        return {}
+
+
+def serve(end: socket.socket) -> None:
+    """Answer requests until the other end closes."""
+    engine = Engine()
+    while True:
+        try:
+            request, fd = receive(end)
+        except (EOFError, OSError):
+            return
+        try:
+            reply = engine.answer(request, fd)
+        except (PolicyError, ServerError) as error:
+            reply = {"error": str(error), "policy": True}
+        except ENGINE_ERRORS as error:
+            reply = {"error": str(error).strip().partition("\n")[0][:300], "policy": False}
+        try:
+            send(end, reply)
+        except OSError:
+            return
+
+
+def _behind(work: Callable[[], Message], quietly: bool) -> Message:
+    """Run ``work`` in a thread of its own; ``quietly``: with less claim to the processor."""
+
+    def first() -> None:
+        if quietly:
+            os.setpriority(os.PRIO_PROCESS, 0, min(os.getpriority(os.PRIO_PROCESS, 0) + _LOADING_NICE, 19))
+
+    with ThreadPoolExecutor(1, "loader", initializer=first) as thread:
+        return thread.submit(work).result()
+
+
+def _can_raise() -> bool:
+    """Whether a lowered niceness can be taken back here: tried, in a thread that ends then."""
+
+    def attempt() -> bool:
+        nice = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, 0, nice + 1)
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, nice)
+        except PermissionError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(attempt).result()
+
+
+def _level() -> None:
+    """Give the session's own threads, if it made any while loading, this thread's niceness."""
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    for task in os.listdir("/proc/self/task"):
+        try:
+            os.setpriority(os.PRIO_PROCESS, int(task), nice)
+        except (ProcessLookupError, PermissionError):
+            continue  # ended meanwhile; or not ours to raise, and then it was not lowered
+
+
+def _only_when_idle() -> None:
+    """This thread runs only when nothing else wants the processor (sched(7), SCHED_IDLE)."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def _give_memory_back() -> None:
+    """What loading needed and serving does not (malloc_trim(3); other C libraries have none)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0 once the server has gone."""
+    parser = argparse.ArgumentParser(prog="python -m policy_server.engine", description=__doc__)
+    parser.add_argument("fd", type=int, help="socket to the server that started this")
+    # Ctrl-C is for the server, which ends this by closing the socket.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with socket.socket(fileno=parser.parse_args(argv).fd) as end:
+        serve(end)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

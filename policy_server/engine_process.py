@@ -1,0 +1,199 @@
+"""The server's side of an engine process: start it, have it load a bundle, and ask it for chunks."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.bundle import Precision
+from policies.errors import PolicyError
+from policies.manifest import Manifest
+from policies.session import ChunkResult, Floats, Pixels, check_inputs
+from policy_server.config import Backend, ServerConfig
+from policy_server.engine_wire import MAX_BATCH, Exchange, Message, exchange_bytes, receive, send
+
+_OPEN_S = 120.0
+_LOAD_S = 600.0  # torch.compile, on a small machine that is busy
+_INFER_S = 10.0
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_ENDED: list[subprocess.Popen[bytes]] = []  # killed, not yet waited for
+
+
+class EngineError(PolicyError):
+    """An engine process is gone or hangs, or its engine failed; the bundle needs to be loaded again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What an engine process says of a bundle that it has verified."""
+
+    manifest: Manifest
+    content_id: str
+    signer: str
+
+    @property
+    def version(self) -> str:
+        return self.content_id[:12]
+
+
+class EngineProcess:
+    """A child process with one bundle. It ends when this object is no longer referred to."""
+
+    def __init__(self) -> None:
+        _reap()
+        mine, its = socket.socketpair()
+        with its:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "policy_server.engine", str(its.fileno())],
+                pass_fds=[its.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        self._socket = mine
+        # By reference counting: an inference that runs on an evicted bundle still ends in peace.
+        self._finalizer = weakref.finalize(self, _end, self._process, mine)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def close(self) -> None:
+        """End the process now. Safe to call twice."""
+        self._finalizer()
+
+    def open(self, path: Path, trust: Path) -> Opened:
+        """Have the bundle verified. Raises PolicyError with the reason."""
+        reply = self.ask({"op": "open", "path": str(path), "trust": str(trust)}, _OPEN_S)
+        manifest = Manifest.from_bytes(reply["manifest"].encode())
+        return Opened(manifest, reply["content_id"], reply["signer"])
+
+    def load(self, opened: Opened, backend: Backend, config: ServerConfig) -> tuple[ProcessSession, Message]:
+        """Load and prove the bundle opened before; returns its session and the child's timings.
+
+        Raises PolicyError with the reason.
+        """
+        fd = os.memfd_create(f"engine-{opened.version}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(fd, -(-exchange_bytes(opened.manifest) // mmap.PAGESIZE) * mmap.PAGESIZE)
+            # Cut short by a child gone mad, the memory would end the server with SIGBUS.
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+            request: Message = {
+                "op": "load",
+                "backend": backend,
+                "threads": config.threads,
+                "warm_runs": config.warm_runs,
+                "max_batch": min(config.max_batch, MAX_BATCH),
+            }
+            reply = self.ask(request, _LOAD_S, fd)
+            exchange = Exchange(fd, opened.manifest)
+        finally:
+            os.close(fd)
+        return ProcessSession(self, exchange, opened, reply["precision"]), reply
+
+    def ask(self, request: Message, limit_s: float, fd: int | None = None) -> Message:
+        """One request, one answer. Raises PolicyError: refused; EngineError: gone, silent or failed."""
+        try:
+            self._socket.settimeout(limit_s)
+            send(self._socket, request, fd)
+            reply, _ = receive(self._socket)
+        except TimeoutError:
+            self.close()
+            raise EngineError(f"the engine did not answer within {limit_s:.0f} s and was ended") from None
+        except (EOFError, OSError):
+            raise EngineError(f"the engine process ended ({self._ending()})") from None
+        if "error" in reply:
+            raise (PolicyError if reply["policy"] else EngineError)(reply["error"])
+        return reply
+
+    def _ending(self) -> str:
+        try:
+            code = self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            return "closed"
+        return f"signal {-code}" if code < 0 else f"status {code}"
+
+
+class ProcessSession:
+    """A `PolicySession` whose bundle runs in an engine process."""
+
+    def __init__(
+        self, engine: EngineProcess, exchange: Exchange, opened: Opened, precision: Precision
+    ) -> None:
+        self._engine = engine
+        self._exchange = exchange
+        self._manifest = opened.manifest
+        self._version = opened.version
+        self._precision: Precision = precision
+        self._lock = threading.Lock()
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    @property
+    def version(self) -> str:
+        return self._version
+
+    @property
+    def chunk(self) -> int:
+        return self._manifest.chunk
+
+    @property
+    def precision(self) -> Precision:
+        return self._precision
+
+    @property
+    def pid(self) -> int:
+        """Of the engine process."""
+        return self._engine.pid
+
+    def infer(self, state: Floats, images: Mapping[str, Pixels]) -> ChunkResult:
+        """See `policies.session.PolicySession.infer`. Raises EngineError when the process is gone."""
+        return self._infer(state, images, idle=False)
+
+    def infer_idle(self, state: Floats, images: Mapping[str, Pixels]) -> ChunkResult:
+        """The same in the processor's spare time only, however long that takes."""
+        return self._infer(state, images, idle=True)
+
+    def close(self) -> None:
+        """End the process now."""
+        self._engine.close()
+
+    def _infer(self, state: Floats, images: Mapping[str, Pixels], idle: bool) -> ChunkResult:
+        check_inputs(self._manifest, state, images)
+        batch = state.shape[0]
+        if batch > MAX_BATCH:
+            raise EngineError(f"{batch} observations at once; at most {MAX_BATCH} fit")
+        exchange = self._exchange
+        with self._lock:
+            exchange.state[:batch] = state
+            for name, place in exchange.images.items():
+                place[:batch] = images[name]
+            self._engine.ask({"op": "infer", "batch": batch, "idle": idle}, _INFER_S)
+            return ChunkResult(_own(exchange.actions[:batch]), _own(exchange.features[:batch]))
+
+
+def _own(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return np.array(array)
+
+
+def _end(process: subprocess.Popen[bytes], end: socket.socket) -> None:
+    end.close()
+    process.kill()
+    _ENDED.append(process)
+
+
+def _reap() -> None:
+    """Collect what was ended before; nobody should wait for the kernel to free a large process."""
+    _ENDED[:] = [process for process in _ENDED if process.poll() is None]
