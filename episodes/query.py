@@ -18,43 +18,74 @@ from episodes.errors import QueryError
 _TYPES = {"TEXT": "VARCHAR", "TEXT PRIMARY KEY": "VARCHAR", "INTEGER": "BIGINT", "REAL": "DOUBLE"}
 _FLAGS = {"recovered", "flagged", "durable"}
 
+TIMEOUT_S = 60.0
+MAX_ROWS = 1_000_000
+_FETCHED = 10_000
+# One core and so much memory, whatever is asked: a robot may be recording beside it. Nothing is spilled to
+# the disk, and no extension is fetched.
+_BOUNDS = {
+    "threads": 1,
+    "memory_limit": "512MB",
+    "temp_directory": "",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+}
 
-def query(catalogue: Catalogue, sql: str, timeout_s: float | None = None) -> list[dict[str, Any]]:
+
+def query(catalogue: Catalogue, sql: str, timeout_s: float = TIMEOUT_S) -> list[dict[str, Any]]:
     """Rows of ``sql`` as dicts. Tables: episodes, flags, interventions (columns: episodes/catalogue.py).
 
-    A statement that takes longer than ``timeout_s`` is broken off. Raises QueryError with DuckDB's
-    message on one line.
+    A statement that takes longer than ``timeout_s``, more memory than there is for it, or that answers with
+    too many rows, is broken off. Raises QueryError with DuckDB's message on one line, KeyboardInterrupt.
     """
-    with duckdb.connect(":memory:", config={"threads": 1}) as db:
-        for table, columns in TABLES.items():
-            rows = catalogue.rows(table)
-            held = zip(*rows, strict=True) if rows else ([] for _ in columns)
-            arrays = {
-                c: pa.array(list(v), _arrow(t)) for (c, t), v in zip(columns.items(), held, strict=True)
-            }
-            db.register(f"_{table}", pa.table(arrays))
-            fields = ", ".join(
-                f'CAST("{c}" AS BOOLEAN) AS "{c}"' if c in _FLAGS else f'"{c}"' for c in columns
-            )
-            db.execute(f"CREATE TABLE {table} AS SELECT {fields} FROM _{table}")
-            db.unregister(f"_{table}")
+    with duckdb.connect(":memory:", config=_BOUNDS) as db:
+        _load(db, catalogue)
         db.execute("SET enable_external_access = false")
         db.execute("SET lock_configuration = true")
-        late = threading.Timer(timeout_s, db.interrupt) if timeout_s is not None else None
+        late = threading.Timer(timeout_s, db.interrupt)
+        late.daemon = True
+        late.start()
         try:
-            if late is not None:
-                late.start()
-            if any(s.type is not duckdb.StatementType.SELECT for s in db.extract_statements(sql)):
-                raise QueryError("only SELECT statements are answered; the catalogue is read, never written")
-            cursor = db.execute(sql)
-            names = [d[0] for d in cursor.description or ()]
-            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+            return _answer(db, sql)
+        except duckdb.InterruptException as error:
+            raise QueryError(
+                f"the statement was broken off after {timeout_s:g} s", "ask for less, or allow more time"
+            ) from error
         except duckdb.Error as error:
             first = str(error).split("\n\n")[0]
             raise QueryError(first, "tables: episodes, flags, interventions") from error
+        except RuntimeError as error:  # what DuckDB makes of Ctrl-C
+            if "interrupted" in str(error):
+                raise KeyboardInterrupt from error
+            raise
         finally:
-            if late is not None:
-                late.cancel()
+            late.cancel()
+
+
+def _load(db: duckdb.DuckDBPyConnection, catalogue: Catalogue) -> None:
+    """The catalogue's tables as they are now."""
+    for table, columns in TABLES.items():
+        rows = catalogue.rows(table)
+        held = zip(*rows, strict=True) if rows else ([] for _ in columns)
+        arrays = {c: pa.array(list(v), _arrow(t)) for (c, t), v in zip(columns.items(), held, strict=True)}
+        db.register(f"_{table}", pa.table(arrays))
+        fields = ", ".join(f'CAST("{c}" AS BOOLEAN) AS "{c}"' if c in _FLAGS else f'"{c}"' for c in columns)
+        db.execute(f"CREATE TABLE {table} AS SELECT {fields} FROM _{table}")
+        db.unregister(f"_{table}")
+
+
+def _answer(db: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
+    if any(s.type is not duckdb.StatementType.SELECT for s in db.extract_statements(sql)):
+        raise QueryError("only SELECT statements are answered; the catalogue is read, never written")
+    cursor = db.execute(sql)
+    names = [d[0] for d in cursor.description or ()]
+    rows: list[dict[str, Any]] = []
+    while found := cursor.fetchmany(_FETCHED):
+        rows += (dict(zip(names, row, strict=True)) for row in found)
+        if len(rows) > MAX_ROWS:
+            raise QueryError(f"the statement answers with more than {MAX_ROWS} rows", "add a LIMIT")
+    return rows
 
 
 def _arrow(kind: str) -> Any:

@@ -28,7 +28,7 @@ from episodes.errors import RecordingError, StoreError, StoreFormatError
 from episodes.files import FileLayer, io_error
 from episodes.journal import JournalWriter
 from episodes.lock import WriterLock
-from episodes.marker import Marker
+from episodes.marker import Marker, read_marker
 from episodes.publish import PARTIAL, publish
 from episodes.reader import Episode
 from episodes.recovery import JOURNAL_SUFFIX, RecoveryReport, recover, set_aside
@@ -205,7 +205,8 @@ class EpisodeStore:
     def delete(self, episode_id: str) -> None:
         """Remove a published episode for good: its row, its name, then its files.
 
-        A crash in between leaves all of it or nothing. Raises RecordingError.
+        A crash in between leaves all of it or nothing. Raises RecordingError when the disk refuses: the
+        episode is still there then, or its remains are named.
         """
         self._writable()
         folder = self.root / "episodes" / episode_id
@@ -214,9 +215,12 @@ class EpisodeStore:
         try:
             if folder.is_dir():
                 self.files.rename(folder, gone)
-            self.files.remove_tree(gone)
         except OSError as error:
+            self.catalogue.put(read_marker(folder), durable=True)
             raise io_error(error, folder) from error
+        self.files.remove_tree(gone)
+        if gone.exists():
+            raise RecordingError(f"{gone} cannot be removed completely", "check the disk and its permissions")
 
     def close(self) -> None:
         """Finish every running episode (outcome unknown), publish, sync, release the lock. Safe twice."""
@@ -251,11 +255,11 @@ class EpisodeStore:
         """Ids of all published episodes, oldest first."""
         return list(self.catalogue.ids())
 
-    def query(self, sql: str) -> list[dict[str, Any]]:
-        """DuckDB SQL over the tables episodes, flags, interventions. Raises QueryError."""
-        from episodes.query import query  # duckdb is only loaded by those who ask
+    def query(self, sql: str, timeout_s: float | None = None) -> list[dict[str, Any]]:
+        """DuckDB SQL over the tables episodes, flags, interventions; see `episodes.query`."""
+        from episodes.query import TIMEOUT_S, query  # duckdb is only loaded by those who ask
 
-        return query(self.catalogue, sql)
+        return query(self.catalogue, sql, TIMEOUT_S if timeout_s is None else timeout_s)
 
     def select(self, where: str) -> list[str]:
         """Ids of the episodes for which the SQL condition ``where`` holds, oldest first; or a whole SELECT.

@@ -46,8 +46,8 @@ async def keep_budget(store: EpisodeStore, budget_bytes: int, period_s: float = 
                 )
             if result.over and result.over != said:
                 log.warning(
-                    "the store is %.2f GB over its budget; what is left is flagged or not synced: "
-                    "`ratchet episodes sync` it",
+                    "the store is %.2f GB over its budget; what is left is flagged, not synced "
+                    "(`ratchet episodes sync` it), or lies in damaged/ and incoming/",
                     result.over / 1e9,
                 )
             said = result.over

@@ -24,7 +24,7 @@ from tools.commands.episodes_sync import receive, sync
 from tools.commands.episodes_view import view
 from tools.console import disk_errors, say, show_fields, show_json, show_table
 from tools.finding import first_sample_ns, full_id
-from tools.options import PATH, ImageSize, Indices, json_flag, store_option
+from tools.options import PATH, FiniteRange, ImageSize, Indices, json_flag, store_option
 from tools.progress import bar
 
 EXAMPLES = """
@@ -153,11 +153,16 @@ def recover(store: Path, as_json: bool) -> None:
 )
 @click.argument("sql")
 @store_option
+@click.option("--timeout", type=FiniteRange(0.001, 86400.0), default=60.0, show_default=True,
+              help="Seconds after which it is broken off.")  # fmt: skip
 @json_flag
-def query(sql: str, store: Path, as_json: bool) -> None:
-    """Run DuckDB SQL over the tables episodes, flags and interventions. Nothing can be changed."""
+def query(sql: str, store: Path, timeout: float, as_json: bool) -> None:
+    """Run DuckDB SQL over the tables episodes, flags and interventions. Nothing can be changed.
+
+    Ctrl-C breaks it off, too.
+    """
     with _reader(store) as opened:
-        rows = opened.query(sql)
+        rows = opened.query(sql, timeout)
     if as_json:
         show_json(rows)
     elif rows:
@@ -177,8 +182,8 @@ def query(sql: str, store: Path, as_json: bool) -> None:
 @store_option
 @click.option("--image-size", type=ImageSize(), help="Keep pictures at this size [default: as they are].")
 @click.option("--episodes", "chosen", type=Indices(), help="Which episodes, such as 0-15,18 [default: all].")
-@click.option("--outcome", type=click.Choice(["success", "failure", "unknown"]), default="unknown",
-              show_default=True, help="LeRobot records none.")  # fmt: skip
+@click.option("--outcome", type=click.Choice(["success", "failure", "unknown"]),
+              help="Of all episodes [default: as Ratchet exported it; LeRobot records none].")  # fmt: skip
 @click.option("--allow-missing-video", is_flag=True, help="Leave out cameras whose video is missing.")
 @json_flag
 def import_command(

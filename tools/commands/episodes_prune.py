@@ -9,7 +9,7 @@ import click
 
 from episodes.retention import prune as prune_store
 from episodes.store import EpisodeStore
-from tools.console import show_json
+from tools.console import say, show_json
 from tools.options import FiniteRange, json_flag, store_option
 
 _GB = 1e9
@@ -36,6 +36,9 @@ def prune(store: Path, budget_gb: float, dry_run: bool, as_json: bool) -> None:
     click.echo(
         f"{result.before / _GB:.3f} GB before, {result.after / _GB:.3f} GB after, budget {budget_gb:g} GB; "
         f"kept: {result.flagged_bytes / _GB:.3f} GB flagged, {result.unsynced_bytes / _GB:.3f} GB not synced"
+        + (f", {result.aside_bytes / _GB:.3f} GB in damaged/ and incoming/" if result.aside_bytes else "")
     )
+    for episode_id in result.failed:
+        say(f"{episode_id} cannot be deleted: check the disk and its permissions")
     if result.over:
         click.echo(f"still {result.over / _GB:.3f} GB over: sync episodes elsewhere, or allow more")

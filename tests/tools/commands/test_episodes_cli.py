@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from cli_helpers import FIXTURES, ROOT, Toys, ratchet, record, toy_store
 
+import episodes.query
 from episodes.spec import EpisodeSpec, StreamSpec
 from episodes.store import EpisodeStore
 
@@ -88,6 +91,42 @@ def test_query_is_sql_and_changes_nothing(toys: Toys) -> None:
     wrong = ratchet("episodes", "query", "SELECT nothing FROM nowhere", "--store", toys.store).one_line()
     assert "nowhere" in wrong
     assert "tables: episodes, flags, interventions" in wrong
+
+
+ENDLESS = "SELECT count(*) AS n FROM range(1000000) a, range(1000000) b"
+
+
+def test_a_query_ends_with_its_time(toys: Toys) -> None:
+    line = ratchet("episodes", "query", ENDLESS, "--store", toys.store, "--timeout", 0.3).one_line()
+    assert "broken off after 0.3 s" in line
+
+
+def test_a_query_has_no_more_memory_or_rows_than_it_may(
+    toys: Toys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    greedy = "SELECT list(i) AS l FROM range(200000000) t(i)"
+    assert "Out of Memory" in ratchet("episodes", "query", greedy, "--store", toys.store).one_line()
+    assert list(tmp_path.iterdir()) == [], "nothing was spilled to the disk"
+    monkeypatch.setattr(episodes.query, "MAX_ROWS", 20_000)
+    many = "SELECT i FROM range(1000000000) t(i)"
+    assert "add a LIMIT" in ratchet("episodes", "query", many, "--store", toys.store).one_line()
+    for outside in ("SELECT * FROM read_text('/etc/hosts')", "SELECT * FROM 'x.csv'"):
+        ratchet("episodes", "query", outside, "--store", toys.store).one_line()
+
+
+def test_ctrl_c_ends_a_query(toys: Toys) -> None:
+    command = [sys.executable, "-m", "tools.cli", "episodes", "query", ENDLESS, "--store", str(toys.store)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while b"duckdb" not in Path(f"/proc/{process.pid}/maps").read_bytes():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert (out, b"Traceback" in err) == (b"", False)
 
 
 def test_a_wrong_condition_and_a_missing_store_are_one_line(toys: Toys, tmp_path: Path) -> None:
