@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 import string
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +22,8 @@ JSON_BYTES = 64 << 20
 LINES_BYTES = 4 << 30
 LINE_BYTES = 16 << 20
 PARQUET_BYTES = 16 << 30  # uncompressed, of one file
-GROUP_BYTES = 2 << 30  # uncompressed, of what is read at once
+GROUP_BYTES = 2 << 30  # decoded, of what is read at once
+ROWS = 100_000_000  # of one file
 PARQUET_COLUMNS = 20_000  # episode metadata has some ten columns per feature
 FEATURES = 500
 ELEMENTS = 1_000_000  # of one value
@@ -29,15 +31,53 @@ PIXELS = 8192  # along one side
 FPS = 1000.0
 EPISODES = 10_000_000
 LENGTH = 100_000_000  # frames of one episode
+_FEW_ROWS = 64
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 
 
-def refuse_larger(path: Path, limit: int) -> None:
-    """Raises ImportRefusedError when the file is larger than ``limit`` bytes; FileNotFoundError passes."""
-    size = path.stat().st_size
+def regular(path: Path, what: str = "file", remedy: str = "check the download") -> int:
+    """The size of a plain file, looked at before it is opened: a pipe or a device would keep us waiting.
+
+    Raises ImportRefusedError when it is missing or something else.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise ImportRefusedError(f"{what} {path} is missing", remedy) from None
+    except OSError as error:
+        raise ImportRefusedError(f"{what} {path} cannot be read ({error.strerror})", "check it") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise ImportRefusedError(f"{what} {path} is no plain file", "check the dataset")
+    return found.st_size
+
+
+def refuse_larger(path: Path, limit: int, remedy: str = "check the download") -> None:
+    """Raises ImportRefusedError when this is no plain file or larger than ``limit`` bytes."""
+    size = regular(path, remedy=remedy)
     if size > limit:
         raise ImportRefusedError(
             f"{path} has {size} bytes, more than the {limit} this program reads", "check the dataset"
         )
+
+
+def home(root: Path) -> Path:
+    """The folder the files of a dataset may lie in, whatever links lead there.
+
+    Its own; for a snapshot in a Hugging Face cache (REPO/snapshots/REVISION) that of the repository,
+    whose blobs the snapshot's files are links to.
+    """
+    real = root.resolve()
+    cached = real.parent.name == "snapshots" and (real.parent.parent / "blobs").is_dir()
+    return real.parent.parent if cached else real
+
+
+def inside(path: Path, allowed: Path) -> Path:
+    """``path``, unless it leads out of the folder ``allowed``. Raises ImportRefusedError."""
+    if not path.resolve().is_relative_to(allowed):
+        raise ImportRefusedError(
+            f"{path} leads outside the dataset ({allowed})", "copy the dataset with all its files"
+        )
+    return path
 
 
 def json_line(file: BinaryIO, path: Path) -> dict[str, Any]:
@@ -95,10 +135,9 @@ def number(value: Any, low: float, high: float, what: str, where: Path) -> float
 
 def parquet(path: Path) -> Any:
     """An opened pyarrow ParquetFile whose footer stays within the limits. Raises ImportRefusedError."""
+    regular(path)
     try:
         file = pq.ParquetFile(path, thrift_string_size_limit=256 << 20, thrift_container_size_limit=4 << 20)
-    except FileNotFoundError:
-        raise ImportRefusedError(f"{path} is missing", "check the download") from None
     except (pa.ArrowException, OSError) as error:
         first = str(error).splitlines()[0]
         raise ImportRefusedError(
@@ -107,9 +146,10 @@ def parquet(path: Path) -> Any:
         ) from error
     meta = file.metadata
     total = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
-    if meta.num_columns > PARQUET_COLUMNS or total > PARQUET_BYTES:
+    if meta.num_columns > PARQUET_COLUMNS or total > PARQUET_BYTES or meta.num_rows > ROWS:
         raise ImportRefusedError(
-            f"{path} has {meta.num_columns} columns and {total} bytes, more than this program reads",
+            f"{path} has {meta.num_columns} columns, {meta.num_rows} rows and {total} bytes, more than this "
+            "program reads",
             "check the dataset",
         )
     return file
@@ -118,13 +158,52 @@ def parquet(path: Path) -> Any:
 def read(path: Path, columns: list[str] | None = None) -> Any:
     """A parquet file as a pyarrow Table, if it is small enough to be held. Raises ImportRefusedError."""
     with parquet(path) as file:
-        meta = file.metadata
-        total = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
-        if total > GROUP_BYTES:
-            raise ImportRefusedError(f"{path} holds {total} bytes, too many to read at once")
+        fixed, texts = _decoded_bytes(file.metadata, None if columns is None else set(columns))
+        if fixed > GROUP_BYTES:
+            raise ImportRefusedError(f"{path} holds {fixed} bytes of numbers, too many to read at once")
         try:
-            return file.read(columns=columns)
+            if fixed + texts <= GROUP_BYTES:
+                return file.read(columns=columns)
+            return _read_slowly(file, columns, path)
         except (pa.ArrowException, OSError) as error:
             raise ImportRefusedError(
                 f"{path} cannot be read ({str(error).splitlines()[0]})", "check the download"
             ) from error
+
+
+def _decoded_bytes(meta: Any, columns: set[str] | None) -> tuple[int, int]:
+    """How large a file becomes in memory, from its footer: numbers, and at most how large texts and pictures.
+
+    A million equal values are a few bytes in a file: what counts is how many there are.
+    """
+    fixed = texts = 0
+    for group in range(meta.num_row_groups):
+        for number in range(meta.row_group(group).num_columns):
+            column = meta.row_group(group).column(number)
+            if columns is not None and not _names(column.path_in_schema) & columns:
+                continue
+            width = _WIDTHS.get(column.physical_type)
+            if width is not None:
+                fixed += column.num_values * width
+            elif {"PLAIN_DICTIONARY", "RLE_DICTIONARY"} & set(column.encodings):
+                texts += column.num_values * (column.total_uncompressed_size + 8)
+            else:
+                texts += column.total_uncompressed_size + column.num_values * 8
+    return fixed, texts
+
+
+def _names(path: str) -> set[str]:
+    """What the column of a leaf may be called: ``a.b.list.element`` is one of ``a.b``."""
+    parts = path.split(".")
+    return {".".join(parts[: n + 1]) for n in range(len(parts))}
+
+
+def _read_slowly(file: Any, columns: list[str] | None, path: Path) -> Any:
+    """A few rows at a time, so that one large text used many times is noticed before memory is full."""
+    batches, held = [], 0
+    for batch in file.iter_batches(batch_size=_FEW_ROWS, columns=columns):
+        held += batch.nbytes
+        if held > GROUP_BYTES:
+            raise ImportRefusedError(f"{path} holds more than {GROUP_BYTES} bytes, too many to read at once")
+        batches.append(batch)
+    return pa.Table.from_batches(batches, schema=batches[0].schema if batches else file.schema_arrow)

@@ -43,6 +43,13 @@ class VideoFormat:
         return common | {"preset": "fast", "bf": "0"}
 
 
+def refuse_unknown(form: VideoFormat) -> None:
+    """Raises StoreError when this FFmpeg has no such encoder."""
+    encoder = _ENCODERS[form.codec]
+    if encoder not in av.codecs_available:
+        raise StoreError(f"this PyAV cannot encode {form.codec} ({encoder})", "choose the other codec")
+
+
 def encode_video(
     path: Path, fps: int, form: VideoFormat, episodes: Iterable[Iterable[npt.NDArray[np.uint8]]]
 ) -> int:
@@ -50,9 +57,8 @@ def encode_video(
 
     Each episode starts with a key frame. Raises StoreError when this FFmpeg has no such encoder.
     """
+    refuse_unknown(form)
     encoder = _ENCODERS[form.codec]
-    if encoder not in av.codecs_available:
-        raise StoreError(f"this PyAV cannot encode {form.codec} ({encoder})", "choose the other codec")
     os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 writes its settings to stderr for every video
     count = 0
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as out:

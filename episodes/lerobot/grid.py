@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from episodes.errors import StoreError
 from episodes.lerobot.bounds import LENGTH
-from episodes.reader import Episode, StreamData
+from episodes.reader import Episode
 from episodes.spec import TICK_STREAMS
 
 _Ints = npt.NDArray[np.int64]
@@ -50,7 +50,7 @@ class Shown:
 
 def rows_of(episode: Episode, fps: int, fill: bool) -> Grid:
     """The rows of ``episode`` at ``fps``. Raises StoreError when it has no ticks."""
-    clock = _tick_stream(episode)
+    clock = episode.streams[tick_stream_name(episode)]
     count = len(clock)
     if not count:
         raise StoreError(f"episode {episode.id} has no tick", "leave it out")
@@ -76,10 +76,11 @@ def shown(t_ns: _Ints, grid: Grid) -> Shown:
     return Shown(index, repeated, len(t_ns) - len(np.unique(index)), int((newest < 0).sum()))
 
 
-def _tick_stream(episode: Episode) -> StreamData:
+def tick_stream_name(episode: Episode) -> str:
+    """The stream whose rows are the episode's ticks. Raises StoreError when there is none."""
     for name in TICK_STREAMS:
-        if name in episode.streams:
-            return episode.streams[name]
+        if name in episode.meta.streams:
+            return name
     raise StoreError(
         f"episode {episode.id} has neither of {', '.join(TICK_STREAMS)}",
         "it cannot become rows; leave it out",

@@ -47,14 +47,14 @@ def import_lerobot(
     episodes: Iterable[int] | None = None,
     image_size: tuple[int, int] | None = None,
     allow_missing_video: bool = False,
-    outcome: Outcome = "unknown",
+    outcome: Outcome | None = None,
     progress: Callable[[ImportProgress], None] | None = None,
 ) -> ImportReport:
     """Import the LeRobot dataset (v2.1 or v3.0) in folder ``source``.
 
     ``episodes``: indices to take (default all). ``image_size`` = (height, width): store pictures at this
     size. ``allow_missing_video``: leave out cameras whose file is missing instead of refusing.
-    ``outcome``: LeRobot does not record one.
+    ``outcome``: instead of the one in a set that Ratchet exported; LeRobot does not record one ("unknown").
 
     Raises ImportRefusedError naming the file before anything is recorded when files are missing, and
     in the middle when one turns out broken; episodes imported until then are kept.

@@ -17,6 +17,7 @@ from episodes.errors import ImportRefusedError
 from episodes.lerobot.capture import Capture, is_capture
 from episodes.lerobot.check import layout_notes, sequence_notes, timestamp_notes, value_notes
 from episodes.lerobot.layout import BOOKKEEPING, Dataset, Feature, SourceEpisode
+from episodes.lerobot.tables import to_numbers
 from episodes.lerobot.video import video_frames
 from episodes.reader import decode_jpeg
 from episodes.ref import EpisodeRef
@@ -38,11 +39,10 @@ class Job:
         dataset: Dataset,
         item: SourceEpisode,
         image_size: tuple[int, int] | None,
-        outcome: Outcome,
+        outcome: Outcome | None,
     ) -> None:
         """Reads the rows. Raises ImportRefusedError when they are not what the metadata says."""
-        self.dataset, self.item, self.image_size = dataset, item, image_size
-        self.outcome = outcome
+        self.dataset, self.item, self.image_size, self.outcome = dataset, item, image_size, outcome
         self.frames = 0
         self.notes: list[str] = list(dataset.repairs)
         self.table = dataset.table(item)
@@ -53,6 +53,7 @@ class Job:
                 "check the download, or leave this episode out with episodes=",
             )
         self.capture = Capture(self.table, dataset)
+        self.label = dataset.labels.of(item.index, item.length)
         self.columns = {f.key: self._column(f) for f in dataset.features.values() if self._is_stream(f)}
         self.notes += layout_notes(self.table, dataset)
         self.pictures = [f for f in dataset.features.values() if f.is_picture and self._is_there(f)]
@@ -74,7 +75,8 @@ class Job:
         except BaseException:
             writer.discard()
             raise
-        ref = writer.end(self.outcome, "imported")
+        labelled = self.label.outcome if self.label is not None else "unknown"
+        ref = writer.end(self.outcome or labelled, "imported")
         log.info("import.episode source=%s index=%d id=%s", self.dataset.root, self.item.index, ref.id)
         return ref
 
@@ -94,6 +96,11 @@ class Job:
             for row, picture in enumerate(self._frames(feature)):
                 writer.append_frame(camera, t_ns[row], seq[row], picture, repeated=repeated[row])
                 self.frames += 1
+        if self.label is not None:
+            for flag in self.label.flags:
+                writer.flag(flag.kind, flag.start_ns, flag.end_ns, flag.score, flag.evidence)
+            for span in self.label.interventions:
+                writer.intervention(span.start_ns, span.end_ns, span.by)
 
     def _frames(self, feature: Feature) -> Iterator[npt.NDArray[np.uint8]]:
         size = self._size(feature)
@@ -148,7 +155,8 @@ class Job:
         return self.image_size or (feature.shape[0], feature.shape[1])
 
     def _is_stream(self, feature: Feature) -> bool:
-        if feature.is_picture or is_capture(feature.key):
+        made = self.label.columns if self.label is not None else ()
+        if feature.is_picture or is_capture(feature.key) or feature.key in made:
             return False
         if feature.dtype not in _DTYPES or feature.key not in self.table.column_names:
             self.notes.append(f"{feature.key} ({feature.dtype}) is not imported: no numbers in the data file")
@@ -164,13 +172,9 @@ class Job:
     def _column(self, feature: Feature) -> npt.NDArray[Any]:
         shape = () if feature.shape == (1,) and not _is_list(self.table, feature.key) else feature.shape
         try:
-            values = np.asarray(self.table[feature.key].to_pylist(), dtype=feature.dtype)
-            return values.reshape(self.rows, *shape)
-        except (ValueError, TypeError) as error:
-            raise ImportRefusedError(
-                f"{self.item.data}: {feature.key} does not have the shape {feature.shape} info.json says",
-                "check it",
-            ) from error
+            return to_numbers(self.table[feature.key], feature).reshape(self.rows, *shape)
+        except ImportRefusedError as error:
+            raise ImportRefusedError(f"{self.item.data}: {error.what}", error.remedy) from error
 
     def _number(self, column: str, default: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if column not in self.table.column_names:

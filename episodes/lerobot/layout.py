@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from episodes.errors import ImportRefusedError
 from episodes.lerobot import bounds
+from episodes.lerobot.labels import Labels
 from episodes.lerobot.metadata import Feature as Feature  # part of this module's interface
 from episodes.lerobot.metadata import json_lines, json_object, read_features, read_tasks
 
@@ -54,6 +56,9 @@ class Dataset:
     def __init__(self, root: Path | str) -> None:
         """Reads the metadata. Raises ImportRefusedError naming the file that is missing or malformed."""
         self.root = Path(root)
+        self._home = bounds.home(self.root)
+        for path in (*self.root.glob("meta/*"), *self.root.glob("meta/episodes/*/*.parquet")):
+            bounds.inside(path, self._home)
         where = self.root / "meta" / "info.json"
         self.info = json_object(where)
         self.version = str(self.info.get("codebase_version"))
@@ -82,6 +87,7 @@ class Dataset:
             raise ImportRefusedError(
                 f"metadata of {self.root} is malformed ({type(error).__name__}: {error})", "check meta/"
             ) from error
+        self.labels = Labels(self.root)
         self._cached: tuple[Path, Any] | None = None
 
     def table(self, episode: SourceEpisode) -> Any:
@@ -99,10 +105,16 @@ class Dataset:
 
     def _rows_of(self, episode: SourceEpisode, table: Any) -> Any:
         if "episode_index" in table.column_names:
-            table = table.filter(pc.equal(table["episode_index"], episode.index))
+            mine = pc.equal(table["episode_index"], episode.index).combine_chunks()
+            if mine.true_count != len(table):
+                table = table.take(pc.indices_nonzero(mine))
         elif episode.first_row is not None:
             table = table.slice(episode.first_row, episode.length)
-        return table.sort_by("frame_index") if "frame_index" in table.column_names else table
+        if "frame_index" in table.column_names:
+            order = pc.sort_indices(table, sort_keys=[("frame_index", "ascending")])
+            if not np.array_equal(order.to_numpy(), np.arange(len(table))):
+                table = table.take(order)
+        return table
 
     def video_keys(self) -> list[str]:
         """Features kept as video files."""
@@ -126,10 +138,7 @@ class Dataset:
         return [indices[0], indices[-1]] if indices else []
 
     def _inside(self, relative: str) -> Path:
-        path = self.root / relative
-        if not path.resolve().is_relative_to(self.root.resolve()):
-            raise ImportRefusedError(f"info.json of {self.root} points outside the dataset: {relative}")
-        return path
+        return bounds.inside(self.root / relative, self._home)
 
 
 class _EpisodesV21(Mapping[int, SourceEpisode]):

@@ -39,10 +39,8 @@ class Feature:
 def json_object(path: Path) -> dict[str, Any]:
     """A JSON object, not larger than allowed. Raises ImportRefusedError naming the file."""
     try:
-        bounds.refuse_larger(path, bounds.JSON_BYTES)
+        bounds.refuse_larger(path, bounds.JSON_BYTES, "give the folder that holds meta/ and data/")
         value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ImportRefusedError(f"{path} is missing", "give the folder that holds meta/ and data/") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ImportRefusedError(f"{path} is not readable JSON", "check the download") from error
     if not isinstance(value, dict):
@@ -67,8 +65,6 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                         raise ImportRefusedError(f"{path} has a line that is no object at byte {offset}")
                     yield offset, value
                 offset += len(line)
-    except FileNotFoundError:
-        raise ImportRefusedError(f"{path} is missing", "check the download") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ImportRefusedError(f"{path} is not readable JSON lines", "check the download") from error
 

@@ -8,7 +8,7 @@ before 1,000 s: LeRobot compares frame times as float32, whose spacing there exc
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,9 +36,10 @@ class Limits:
 
 @dataclass(slots=True)
 class Facts:
-    """What headers and footers say about a source episode."""
+    """What headers and footers say about a source episode. ``identity``: equal for the same episode, of
+    whichever copy of the set."""
 
-    fingerprint: str
+    identity: str
     data_bytes: int
     columns: frozenset[str]
     off_grid_s: float
@@ -106,8 +107,19 @@ def _facts(dataset: Dataset, episode: SourceEpisode, missing_video: bool) -> Fac
         if missing_video and not span.path.is_file():
             continue
         videos[key] = _video(dataset, episode, key, span.path)
-    sizes = " ".join(f"{k} {v.bytes} {v.frames}" for k, v in sorted(videos.items()))
-    return Facts(_fingerprint(episode.data, sizes), size, columns, off, videos)
+    return Facts(_identity(dataset, episode, videos), size, columns, off, videos)
+
+
+def _identity(dataset: Dataset, episode: SourceEpisode, videos: Mapping[str, VideoFacts]) -> str:
+    """Ratchet's id and digest where it exported the episode; else its number and what is in its files."""
+    label = dataset.labels.of(episode.index, episode.length)
+    if label is not None:
+        return label.identity
+    with episode.data.open("rb") as file:
+        sha = hashlib.file_digest(file, "sha256")
+    for key, facts in sorted(videos.items()):
+        sha.update(f"{key} {facts.identity}".encode())
+    return f"{episode.index} {sha.hexdigest()}"
 
 
 def _video(dataset: Dataset, episode: SourceEpisode, key: str, path: Path) -> VideoFacts:
@@ -124,15 +136,6 @@ def _video(dataset: Dataset, episode: SourceEpisode, key: str, path: Path) -> Vi
             "leave this episode out (--episodes)",
         )
     return facts
-
-
-def _fingerprint(path: Path, more: str) -> str:
-    """Identity of an episode's files: the parquet footer has sizes and extremes of every column."""
-    with path.open("rb") as file:
-        file.seek(-8, 2)
-        length = int.from_bytes(file.read(4), "little")
-        file.seek(-8 - min(length, bounds.JSON_BYTES), 2)
-        return hashlib.sha256(file.read(length) + more.encode()).hexdigest()
 
 
 def usable_features(dataset: Dataset, facts: dict[int, Facts], notes: list[str]) -> list[str]:

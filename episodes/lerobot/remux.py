@@ -1,5 +1,7 @@
 """Videos put end to end by copying their packets: nothing is decoded, nothing is encoded again.
 
+Plain mp4 files go by ``mp4_join``; others, and those whose frames are reordered, through libavformat.
+
 Each packet gets the time its frame has on LeRobot's grid, (frames before + its place) / fps, exactly: the
 reader finds frames by ``round(time × fps)`` and refuses those off by more than 0.1 ms.
 """
@@ -7,6 +9,7 @@ reader finds frames by ``round(time × fps)`` and refuses those off by more than
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,55 +21,79 @@ import numpy as np
 
 from episodes.errors import ImportRefusedError
 from episodes.lerobot import bounds
+from episodes.lerobot.mp4 import read_track
+from episodes.lerobot.mp4_join import TICKS, join
 
 _HELD_BYTES = 64 << 20  # a video up to this size is read once, a larger one twice
-_TICKS = 512  # of the track's clock per frame; the muxer wants some ten thousand a second at 30 fps
 
 
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
-    """What a video's header says. ``layout`` is equal for videos whose packets fit into one track."""
+    """What a video's header says. ``layout`` is equal for videos whose packets fit into one track,
+    ``identity`` differs between videos of different frames."""
 
     frames: int
     width: int
     height: int
-    codec: str
-    pix_fmt: str
     layout: str
     bytes: int
+    identity: str
 
 
 def video_facts(path: Path) -> VideoFacts:
     """Read a video's header. Raises ImportRefusedError naming a file that is missing or no video."""
+    size = bounds.regular(path, "video")
+    track = read_track(path)
+    if track is not None:
+        sizes = hashlib.sha256(track.sizes.tobytes()).hexdigest()[:16]
+        facts = VideoFacts(len(track.sizes), track.width, track.height, track.layout, size, sizes)
+    else:
+        facts = _by_libavformat(path, size)
+    if not 0 < max(facts.width, facts.height) <= bounds.PIXELS:
+        raise ImportRefusedError(f"video {path} is {facts.width}×{facts.height} pixels", "check it")
+    return facts
+
+
+def _by_libavformat(path: Path, size: int) -> VideoFacts:
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             context = stream.codec_context
-            if not 0 < max(stream.width, stream.height) <= bounds.PIXELS:
-                raise ImportRefusedError(f"video {path} is {stream.width}×{stream.height} pixels", "check it")
             extra = hashlib.sha256(bytes(context.extradata or b"")).hexdigest()[:16]
-            known = (context.name, stream.width, stream.height, str(context.pix_fmt), extra)
+            known = (context.name, stream.width, stream.height, context.pix_fmt, extra)
             frames = stream.frames or sum(1 for p in container.demux(stream) if p.size)
             return VideoFacts(
-                frames, stream.width, stream.height, _codec_name(context), str(context.pix_fmt),
-                " ".join(map(str, known)), path.stat().st_size,
-            )  # fmt: skip
-    except FileNotFoundError:
-        raise ImportRefusedError(f"video {path} is missing", "check the download") from None
+                frames, stream.width, stream.height, " ".join(map(str, known)), size, f"{size} {frames}"
+            )
     except (av.FFmpegError, IndexError) as error:
         raise ImportRefusedError(f"video {path} cannot be read ({error})", "check the download") from error
 
 
-def _codec_name(context: Any) -> str:
-    return str(context.codec.canonical_name)
+def put_end_to_end(path: Path, sources: Sequence[Path], fps: int) -> int:
+    """Write the mp4 ``path`` from videos of one layout; the number of frames.
+
+    Raises ImportRefusedError naming a source that cannot be read to its end.
+    """
+    tracks = [(source, read_track(source)) for source in sources]
+    plain = [(source, track) for source, track in tracks if track is not None]
+    if len(plain) == len(tracks):
+        join(path, plain, fps)
+        return sum(len(track.sizes) for _, track in plain)
+    with Joiner(path, fps) as joiner:
+        for source in sources:
+            joiner.append(source)
+    return joiner.frames
 
 
 class Joiner:
-    """An mp4 file that videos are appended to. Use with ``with``: it is whole only after the end."""
+    """An mp4 file that videos of any kind are appended to, packet by packet.
+
+    Use with ``with``: it is whole only after the end.
+    """
 
     def __init__(self, path: Path, fps: int) -> None:
         self._path, self._fps = path, fps
-        self._clock = Fraction(1, fps * _TICKS)
+        self._clock = Fraction(1, fps * TICKS)
         self._out = av.open(str(path), "w", format="mp4", options={"movflags": "faststart"})
         self._stream: Any = None
         self._delay = 0
@@ -94,9 +121,9 @@ class Joiner:
                 for number, packet in enumerate(packets):
                     packet.stream = self._stream
                     packet.time_base = self._clock
-                    packet.pts = (self.frames + place[number]) * _TICKS
-                    packet.dts = (self.frames + number - self._delay) * _TICKS
-                    packet.duration = _TICKS
+                    packet.pts = (self.frames + place[number]) * TICKS
+                    packet.dts = (self.frames + number - self._delay) * TICKS
+                    packet.duration = TICKS
                     self._out.mux(packet)
         except (av.FFmpegError, IndexError) as error:
             raise ImportRefusedError(f"video {path} cannot be copied ({error})", "check it") from error

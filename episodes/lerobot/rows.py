@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,10 @@ class Written:
     tasks: list[str]
     stats: dict[str, Stats]
     notes: list[str] = field(default_factory=list)
+
+    def as_row(self) -> dict[str, Any]:
+        """Its fields as plain JSON: what ``Written(**row)`` takes."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 def write_rows(recipe: Recipe, file: OutFile, path: Path) -> Iterator[Written]:

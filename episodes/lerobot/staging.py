@@ -3,12 +3,12 @@
 ::
 
     DST/.ratchet-staging/plan.json      what is being made, of what; another plan starts anew
-    DST/.ratchet-staging/done/*.jsonl   one per finished file, with what is to be known about it
+    DST/.ratchet-staging/done/*.jsonl   one per finished file: what is to be known about it, then "end"
     DST/.ratchet-staging/set/…          the files, at the places they will have in DST
     DST/.ratchet-staging/ready          everything is there and checked; from here on it is only moved
 
-Files are moved rows and videos first, ``meta/info.json`` last; a move that was cut short is finished
-by the next run, before anything else.
+Files are moved rows and videos first, then ``meta``, ``meta/info.json`` last; a move that was cut short
+is finished by the next run, before anything else.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from episodes.files import FileLayer
+from episodes.lerobot.durable import write_whole
+from episodes.lerobot.v30 import STAGING
 
-NAME = ".ratchet-staging"
-_LAST = ("meta/episodes", "meta/tasks.parquet", "meta/stats.json", "meta/ratchet_sources.jsonl",
-         "meta/info.json")  # fmt: skip
+_LAST = ("meta/", "meta/info.json")
+_END = b'"end"\n'
 _FILES = FileLayer()
 
 
@@ -32,7 +34,7 @@ class Staging:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.folder = root / NAME
+        self.folder = root / STAGING
         self.set = self.folder / "set"
         self._done = self.folder / "done"
 
@@ -49,59 +51,67 @@ class Staging:
         text = json.dumps(plan, sort_keys=True)
         if path.exists() and path.read_text() == text:
             return True
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.discard()
         self._done.mkdir(parents=True)
         self.set.mkdir()
-        self._write(path, text)
+        path.write_text(text)  # one that is lost or torn in a power cut is another plan
         return False
 
+    def discard(self) -> None:
+        """Take away what is there, of whatever plan."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def is_finished(self, name: str) -> bool:
-        """Whether a file is whole."""
-        return (self._done / f"{name}.jsonl").exists()
+        """Whether a file is whole: the note about it is, which is not synced itself."""
+        try:
+            with (self._done / f"{name}.jsonl").open("rb") as file:
+                file.seek(-len(_END), 2)
+                return file.read() == _END
+        except OSError:
+            return False
 
     def results(self, name: str) -> Iterator[Any]:
         """What was noted about a finished file, a line at a time."""
-        with (self._done / f"{name}.jsonl").open() as file:
-            yield from map(json.loads, file)
+        with (self._done / f"{name}.jsonl").open("rb") as file:
+            for line in file:
+                if line != _END:
+                    yield json.loads(line)
 
     def finish(self, name: str, file: Path, results: Iterable[Any]) -> None:
         """Note what comes while ``file`` (in the set) is written, and that it is whole when no more comes.
 
-        The file is on the disk before the note is.
+        The file is on the disk before the end of the note is written.
         """
         path = self._done / f"{name}.jsonl"
         temporary = path.with_suffix(".tmp")
-        with temporary.open("w") as notes:
+        with temporary.open("wb") as notes:
             for result in results:
-                notes.write(json.dumps(result) + "\n")
-        _FILES.sync_path(file)
-        _FILES.sync_path(temporary)
+                notes.write(json.dumps(result).encode() + b"\n")
+            _FILES.sync_path(file)
+            notes.write(_END)
         _FILES.rename(temporary, path)
-        _FILES.sync_path(self._done)
 
     def publish(self) -> None:
         """Move everything to where it belongs."""
         for folder in (self.set, *(p for p in self.set.rglob("*") if p.is_dir())):
             _FILES.sync_path(folder)  # each file is on the disk already
-        self._write(self.folder / "ready", "")
+        write_whole(self.folder / "ready", "")
         self._move()
 
     def _move(self) -> None:
-        files = [p for p in sorted(self.set.rglob("*")) if p.is_file()]
-        for path in sorted(files, key=lambda p: self._order(p.relative_to(self.set).as_posix())):
-            target = self.root / path.relative_to(self.set)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _FILES.rename(path, target)
-            _FILES.sync_path(target.parent)
-        shutil.rmtree(self.folder)
+        files = [p.relative_to(self.set) for p in sorted(self.set.rglob("*")) if p.is_file()]
+        for _, group in groupby(sorted(files, key=self._order), key=self._order):
+            folders: dict[Path, None] = {}
+            for path in group:
+                target = self.root / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _FILES.rename(self.set / path, target)
+                folders |= dict.fromkeys((target.parent, *target.parent.relative_to(self.root).parents))
+            for folder in folders:
+                _FILES.sync_path(self.root / folder)
+        self.discard()
 
     @staticmethod
-    def _order(name: str) -> int:
-        return next((1 + i for i, start in enumerate(_LAST) if name.startswith(start)), 0)
-
-    def _write(self, path: Path, text: str) -> None:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text)
-        _FILES.sync_path(temporary)
-        _FILES.rename(temporary, path)
-        _FILES.sync_path(path.parent)
+    def _order(path: Path) -> int:
+        name = path.as_posix()
+        return sum(name.startswith(start) for start in _LAST)

@@ -21,17 +21,19 @@ Stats = dict[str, Any]
 _Floats = npt.NDArray[np.float64]
 
 
-def number_stats(values: npt.NDArray[Any]) -> Stats:
+def number_stats(values: npt.NDArray[Any], quantiles: bool = True) -> Stats:
     """Statistics over the rows of ``values`` (n, …), n ≥ 1; of scalars each has the shape (1,)."""
     flat = values.reshape(len(values), -1).astype(np.float64)
     shape = values.shape[1:] or (1,)
+    mean = flat.mean(axis=0)
     found: dict[str, npt.NDArray[Any]] = {
         "min": flat.min(axis=0),
         "max": flat.max(axis=0),
-        "mean": flat.mean(axis=0),
-        "std": flat.std(axis=0),
+        "mean": mean,
+        "std": np.sqrt(np.square(flat - mean).mean(axis=0)),
     }
-    found.update(zip(QUANTILES, np.quantile(flat, list(QUANTILES.values()), axis=0), strict=True))
+    if quantiles:
+        found |= _quantiles(flat)
     out: Stats = {name: value.reshape(shape).tolist() for name, value in found.items()}
     if values.dtype.kind in "iub":  # LeRobot keeps whole numbers' extremes whole
         whole = values.astype(np.int64)
@@ -39,6 +41,19 @@ def number_stats(values: npt.NDArray[Any]) -> Stats:
         out["min"], out["max"] = out["min"].tolist(), out["max"].tolist()
     out["count"] = [len(values)]
     return out
+
+
+def _quantiles(flat: _Floats) -> dict[str, _Floats]:
+    """As ``np.quantile`` has them (linear), by one sort."""
+    ordered = np.sort(flat, axis=0)
+    at = np.array(list(QUANTILES.values())) * (len(flat) - 1)
+    below = at.astype(int)
+    above = np.minimum(below + 1, len(flat) - 1)
+    low, high = ordered[below], ordered[above]
+    with np.errstate(invalid="ignore"):  # infinite values have no values between them
+        between = low + (high - low) * (at - below)[:, None]
+    between[:, np.isnan(ordered[-1])] = np.nan  # NaN is last
+    return dict(zip(QUANTILES, between, strict=True))
 
 
 def sampled_rows(count: int) -> list[int]:

@@ -53,7 +53,8 @@ def schema(features: Mapping[str, Feature]) -> Any:
 def to_numbers(column: Any, feature: Feature) -> npt.NDArray[Any]:
     """A column as (rows, *shape) of the feature's dtype; missing numbers become NaN.
 
-    Raises ImportRefusedError when it does not have that shape, or lacks whole numbers.
+    Raises ImportRefusedError when it does not have that shape, or lacks whole numbers or truth values, or
+    holds others than the dtype has: nothing is rounded or cut off.
     """
     rows = len(column)
     values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
@@ -61,17 +62,32 @@ def to_numbers(column: Any, feature: Feature) -> npt.NDArray[Any]:
         values = values.storage
     try:
         while isinstance(values, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+            if values.null_count or len(values.value_lengths().unique()) > 1:
+                raise ValueError("its lists are of different lengths, or missing")
             values = values.flatten()
-        flat = values.to_numpy(zero_copy_only=False)
         if values.null_count and feature.dtype[:5] != "float":
             raise ValueError("values are missing")
+        flat = _exactly(values.to_numpy(zero_copy_only=False), np.dtype(feature.dtype))
         shape = () if feature.shape == (1,) else feature.shape
-        return flat.astype(feature.dtype).reshape(rows, *shape)
+        return flat.reshape(rows, *shape)
     except (ValueError, TypeError, pa.ArrowException, AttributeError) as error:
         raise ImportRefusedError(
             f"column {feature.key} is no {feature.dtype} of shape {feature.shape} ({error})",
             "check info.json",
         ) from error
+
+
+def _exactly(values: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """``values`` as ``dtype``; into whole numbers only what is whole and fits. Raises ValueError."""
+    if values.dtype == dtype or dtype.kind not in "iub":
+        return values.astype(dtype, copy=False)
+    with np.errstate(invalid="ignore"):
+        out = values.astype(dtype)
+    if values.dtype.kind not in "iufb" or not np.array_equal(out.astype(values.dtype), values):
+        differing = np.flatnonzero(out != values)
+        example = f", such as {values[differing[0]]!s:.30}" if len(differing) else ""
+        raise ValueError(f"it holds {values.dtype} values that are none{example}")
+    return out
 
 
 def to_column(values: npt.NDArray[Any], feature: Feature) -> Any:

@@ -49,6 +49,7 @@ def write_rows(path: Path, table: Any) -> None:
     pq.write_table(table, temporary, compression="snappy")
     _FILES.sync_path(temporary)
     _FILES.rename(temporary, path)
+    _FILES.sync_path(path.parent)
 
 
 def write_metadata(

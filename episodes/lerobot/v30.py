@@ -25,11 +25,13 @@ from episodes.lerobot.tables import DEFAULTS
 
 CHUNK_FILES = 1000
 EPISODES_PER_FILE = 10_000
-_BATCH = 16  # episodes held at once while their metadata is written
+_BATCH = 64  # episodes held at once while their metadata is written
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _FILES = FileLayer()
+STAGING = ".ratchet-staging"
+"""Where a set is made before it is there."""
 
 
 def place(number: int) -> dict[str, int]:
@@ -61,6 +63,8 @@ class Present:
 def look(root: Path) -> Present:
     """What there is in ``root``. Raises ImportRefusedError when it is something else than a v3.0 set."""
     if not (root / "meta" / "info.json").exists():
+        if root.exists():
+            refuse_foreign(root)
         return Present()
     dataset = Dataset(root)
     if dataset.version != "v3.0":
@@ -86,6 +90,17 @@ def look(root: Path) -> Present:
         features={**dataset.features, **dataset.bookkeeping},
         schema=schema.remove_metadata(),
     )
+
+
+def refuse_foreign(root: Path, allowed: tuple[str, ...] = (STAGING,)) -> None:
+    """Raises ImportRefusedError when ``root`` is no folder, or more lies in it than what is ``allowed``."""
+    if not root.is_dir():
+        raise ImportRefusedError(f"{root} is no folder", "choose another destination")
+    if others := sorted(p.name for p in root.iterdir() if p.name not in allowed):
+        raise ImportRefusedError(
+            f"{root} is not empty and holds no such set (there is {others[0][:60]!r})",
+            "choose another folder",
+        )
 
 
 def _next_number(folder: Path, pattern: str) -> int:

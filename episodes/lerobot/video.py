@@ -22,6 +22,7 @@ def video_frames(
     Starts at the key frame before, so that any episode of a long file is reached without decoding
     those in front of it. Raises ImportRefusedError naming the file when it is missing, broken or too short.
     """
+    bounds.regular(path, "video")
     height, width = size
     given = 0
     try:
@@ -43,8 +44,6 @@ def video_frames(
                 small = (height, width) != (frame.height, frame.width)
                 picture = frame.reformat(width, height, "rgb24", interpolation="AREA" if small else None)
                 yield np.ascontiguousarray(picture.to_ndarray())
-    except FileNotFoundError:
-        raise ImportRefusedError(f"video {path} is missing", "check the download") from None
     except (av.FFmpegError, IndexError) as error:
         raise ImportRefusedError(
             f"video {path} cannot be decoded after {given} frames ({error})", "check the download"

@@ -22,11 +22,11 @@ from lerobot_helpers import H264, KEY, edit_info, frame, make_set
 from episodes.errors import ImportRefusedError, StoreLockedError
 from episodes.lerobot import convert as convert_module
 from episodes.lerobot.convert import ConvertOptions, ConvertProgress, convert_v30
+from episodes.lerobot.durable import only_writer
 from episodes.lerobot.layout import Dataset
 from episodes.lerobot.plan import Limits
-from episodes.lerobot.staging import NAME
+from episodes.lerobot.v30 import STAGING as NAME
 from episodes.lerobot.video import video_frames
-from episodes.lock import WriterLock
 
 FIXTURES = Path(__file__).parents[3] / "shared" / "fixtures"
 V21, V30 = FIXTURES / "cr5_pick_v21", FIXTURES / "cr5_pick_v30"
@@ -139,21 +139,19 @@ def test_files_end_at_their_limit_and_where_tracks_differ(
 CHILD = """
 import sys, time
 from episodes.lerobot import convert
-write = convert._Conversion._write
-def slow(self, file, name):
-    write(self, file, name)
-    print(name, flush=True)
-    time.sleep(60 if name.startswith(sys.argv[3]) else 0)
-convert._Conversion._write = slow
+write = convert._Conversion._file
+def slow(self, file):
+    write(self, file)
+    print(file.key or "data", flush=True)
+    time.sleep(60 if not file.key else 0)
+convert._Conversion._file = slow
 convert.convert_v30(sys.argv[1], sys.argv[2], convert.ConvertOptions(workers=1))
 """
 
 
 def test_a_killed_conversion_is_taken_up_where_it_was(tmp_path: Path) -> None:
     old, new = make_set(tmp_path / "old"), tmp_path / "new"
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, old, new, "data"], stdout=subprocess.PIPE, text=True
-    )
+    child = subprocess.Popen([sys.executable, "-c", CHILD, old, new], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     assert child.stdout.readline().startswith("data")
     child.send_signal(signal.SIGKILL)
@@ -200,7 +198,7 @@ def test_a_changed_source_starts_anew(tmp_path: Path, monkeypatch: pytest.Monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(convert_module, "check_set", stop)
+        patch.setattr(convert_module, "check_rows", stop)
         with pytest.raises(KeyboardInterrupt):
             convert_v30(old, new)
     shutil.rmtree(old)
@@ -212,11 +210,10 @@ def test_a_changed_source_starts_anew(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_two_conversions_into_one_set_are_refused(tmp_path: Path) -> None:
     old, new = make_set(tmp_path / "old"), tmp_path / "new"
-    new.mkdir()
-    lock = WriterLock(new / ".ratchet-lock")
-    with pytest.raises(StoreLockedError):
+    with only_writer(new), pytest.raises(StoreLockedError, match="is being written by process") as caught:
         convert_v30(old, new)
-    lock.release()
+    assert "\n" not in str(caught.value)
+    convert_v30(old, new)
 
 
 def test_videos_are_encoded_again_only_when_asked(tmp_path: Path) -> None:

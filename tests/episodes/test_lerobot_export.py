@@ -14,7 +14,7 @@ from lerobot_helpers import H264
 
 from episodes.arrays import load_frames
 from episodes.errors import ImportRefusedError, StoreError
-from episodes.lerobot import exporter
+from episodes.lerobot import encode, export_episode
 from episodes.lerobot.exporter import ExportOptions, export_lerobot
 from episodes.lerobot.importer import import_lerobot
 from episodes.lerobot.layout import Dataset
@@ -142,20 +142,20 @@ def test_an_interrupted_export_uses_what_is_there(
 ) -> None:
     ids = [record_episode(store, 10), record_episode(store, 14)]
 
-    def stop(done: int, total: int) -> None:
+    def stop(done: int, total: int, what: str) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         export_lerobot(store, ids, tmp_path / "set", ExportOptions(video=H264), stop)
     assert not (tmp_path / "set").exists()
     encoded: list[Path] = []
-    encode = exporter.encode_video
+    real = encode.encode_video
 
     def counted(path: Path, *arguments: Any) -> int:
         encoded.append(path)
-        return encode(path, *arguments)
+        return real(path, *arguments)
 
-    monkeypatch.setattr(exporter, "encode_video", counted)
+    monkeypatch.setattr(export_episode, "encode_video", counted)
     report = export_lerobot(store, ids, tmp_path / "set", ExportOptions(video=H264))
     assert (report.reused, len(encoded)) == (1, 1)
     assert [e.length for e in Dataset(tmp_path / "set").episodes.values()] == [10, 14]

@@ -256,7 +256,7 @@ def _rename(info: dict[str, Any], columns: dict[str, Any], old: str, new: str) -
         (lambda i, c: i.pop("fps"), "malformed"),
         (lambda i, c: i.update(data_path="../../etc/{episode_index}.parquet"), "outside the dataset"),
         (lambda i, c: i.update(data_path="data/none_{episode_index}.parquet"), "is missing"),
-        (lambda i, c: i["features"]["observation.state"].update(shape=[3]), "does not have the shape"),
+        (lambda i, c: i["features"]["observation.state"].update(shape=[3]), r"no float32 of shape \(3,\)"),
         (lambda i, c: _rename(i, c, "next.reward", "a/b"), "cannot be part of a path"),
         (lambda i, c: c.update({k: v[:3] for k, v in c.items()}), "has 3 rows of episode 0"),
         (lambda i, c: c.update({"observation.images.eye": [{"bytes": None, "path": "x"}] * 4}), "pictures"),

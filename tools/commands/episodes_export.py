@@ -57,18 +57,26 @@ def command(
     with disk_errors(target), EpisodeStore.open(store, create=False, mode="r") as opened:
         ids = opened.select(where)
         with bar("exporting", max(1, len(ids)), "episodes") as update:
-            report = export_lerobot(opened, ids, target, options, lambda done, _: update(done))
+
+            def progress(done: int, total: int, what: str) -> None:
+                update(done, what, total)
+
+            report = export_lerobot(opened, ids, target, options, progress)
     if as_json:
         show_json(asdict(report))
         return
-    _show(report, target, len(ids))
+    _show(report, target)
 
 
-def _show(report: ExportReport, target: Path, asked: int) -> None:
+def _show(report: ExportReport, target: Path) -> None:
     for episode_id, notes in report.notes.items():
         say(f"{episode_id}: {'; '.join(notes)}")
-    click.echo(f"exported {asked} episodes, {report.rows} rows, {report.frames} pictures, to {target}")
+    there = f"; {len(report.skipped)} were there already" if report.skipped else ""
+    click.echo(
+        f"exported {len(report.episodes)} episodes, {report.rows} rows, {report.frames} pictures, "
+        f"to {target}{there}"
+    )
     if report.reused:
-        click.echo(f"{report.reused} of them were there from an export that was interrupted")
+        click.echo(f"{report.reused} of them were made by an export that was interrupted")
     if report.conversion is not None:
         show_conversion(report.conversion)
