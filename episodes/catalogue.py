@@ -191,6 +191,12 @@ class Catalogue:
                 "UPDATE episodes SET synced = ? WHERE id = ? AND digest = ?", (where, episode_id, digest)
             )
 
+    def synced_at(self, episode_id: str) -> str | None:
+        """Where the copy is that this one counts on; None when it counts on none."""
+        with self._lock, self._guarded():
+            found = self._db.execute("SELECT synced FROM episodes WHERE id = ?", (episode_id,)).fetchone()
+        return None if found is None else found[0]
+
     def ids(self) -> dict[str, tuple[str, bool]]:
         """id → (content digest, durable) of every row, oldest first."""
         with self._lock, self._guarded():

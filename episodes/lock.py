@@ -1,4 +1,7 @@
-"""One writer per store, held by flock: the kernel lets go of it however the writer dies."""
+"""One holder of a lock file, by flock: the kernel lets go of it however the holder dies.
+
+A store has two: ``lock`` is its writer's, ``sync.lock`` is held at both ends of a copy.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,12 @@ from episodes.errors import RecordingError, StoreLockedError
 
 
 class WriterLock:
-    """Holds ``<store>/lock`` until ``release``; the file names the holder's pid."""
+    """Holds ``path``, a file in the store's folder, until ``release``; the file names the holder's pid.
 
-    def __init__(self, path: Path) -> None:
+    ``doing`` is what the holder does with the store, for whoever is refused.
+    """
+
+    def __init__(self, path: Path, doing: str = "written") -> None:
         """Raises StoreLockedError naming the holder, RecordingError when the file cannot be opened."""
         self.path = path
         try:
@@ -20,7 +26,7 @@ class WriterLock:
         except OSError as error:
             raise RecordingError(
                 f"cannot open {path} for writing ({error.strerror})",
-                "open the store with mode='r' to read it",
+                "check the disk and its permissions; reading the store needs neither",
             ) from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -28,8 +34,8 @@ class WriterLock:
             holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(self._fd)
             raise StoreLockedError(
-                f"store {path.parent} is being written by process {holder}",
-                "stop it, or open the store with mode='r' to read it",
+                f"store {path.parent} is being {doing} by process {holder}",
+                "stop that first, or wait for it; to read the store needs neither",
             ) from error
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)

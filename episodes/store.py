@@ -243,7 +243,7 @@ class EpisodeStore:
         if self._closed:
             raise StoreError(f"store {self.root} is closed", "open it again")
         if self.mode != "w":
-            raise StoreError(f"store {self.root} is open for reading only", "open it with mode='w'")
+            raise StoreError(f"store {self.root} was opened for reading only", "open it for writing")
 
     # ---- reading ----------------------------------------------------------------------------
 

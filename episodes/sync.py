@@ -4,20 +4,28 @@ The sender offers an episode's commit marker; the receiver answers how much of e
 The rest follows in pieces. Then the receiver compares every file with the marker's digests, syncs,
 gives the episode its name and adds its catalogue row. Until then it lies in ``incoming/``, where an
 interrupted copy goes on the next time. Files that fail their checksum are sent once more, then refused.
+
+Which copy lets another be deleted: X counts as synced on Y's copy when Y's own does not count on anybody
+else's at that moment. So whatever is copied where, in circles, too, one of the stores keeps the episode: in
+a circle of stores that count on the next, the last to be noted would have counted on one that did so
+already. Both ends hold their ``sync.lock`` meanwhile, so that two stores cannot come to count on each other
+at the same time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from episodes.catalogue import Catalogue
-from episodes.errors import DamagedError, RecordingError
+from episodes.errors import DamagedError, RecordingError, StoreError
 from episodes.files import io_error
+from episodes.lock import WriterLock
 from episodes.marker import MARKER_NAME, Marker, read_marker
 from episodes.store import EpisodeStore
 
@@ -36,6 +44,9 @@ class Link(Protocol):
 
     def commit(self, episode_id: str) -> list[str]:
         """Check and publish; the files that failed their checksum and must be sent again."""
+
+    def keeps(self, episode_id: str) -> bool:
+        """Whether that copy counts on no other, so that others may count on it."""
 
 
 class Receiver:
@@ -110,6 +121,10 @@ class Receiver:
         del self._offers[episode_id]
         return []
 
+    def keeps(self, episode_id: str) -> bool:
+        """See Link."""
+        return self._store.catalogue.synced_at(episode_id) is None
+
     def _offered(self, episode_id: str) -> tuple[Path, Marker]:
         try:
             return self._offers[episode_id]
@@ -119,10 +134,14 @@ class Receiver:
 
 @dataclass(slots=True)
 class Copied:
-    """``sent`` were copied now, ``there`` already were; bytes sent, and bytes a former copy had left."""
+    """``sent`` were copied now, ``there`` already were; bytes sent, and bytes a former copy had left.
+
+    ``leaning`` are there, but count on another copy themselves (this one, perhaps): no copy to count on.
+    """
 
     sent: list[str] = field(default_factory=list)
     there: list[str] = field(default_factory=list)
+    leaning: list[str] = field(default_factory=list)
     bytes: int = 0
     resumed_bytes: int = 0
 
@@ -134,7 +153,8 @@ def send(
     done: Callable[[str, str], None],
     progress: Callable[[int], None] = lambda _: None,
 ) -> Copied:
-    """Copy the episodes ``ids`` of the store at ``root``; ``done(id, digest)`` when a checked copy is there.
+    """Copy the episodes ``ids`` of the store at ``root``; ``done(id, digest)`` when a checked copy is there
+    that may be counted on.
 
     ``progress`` is called with the bytes sent so far. Works beside a recorder that writes this store.
     Raises DamagedError when an episode here is not what was written, and what the link raises.
@@ -158,7 +178,10 @@ def send(
                         "run verify on both stores",
                     )
             copied.sent.append(episode_id)
-        done(episode_id, marker.content_digest())
+        if link.keeps(episode_id):
+            done(episode_id, marker.content_digest())
+        else:
+            copied.leaning.append(episode_id)
     return copied
 
 
@@ -194,11 +217,30 @@ def mark_synced(root: Path, episode_id: str, digest: str, where: str) -> None:
 
     SQLite lets this happen beside a live recorder. Raises StoreError.
     """
-    catalogue = Catalogue(root / "catalogue.sqlite")
     try:
-        catalogue.mark_synced(episode_id, digest, where)
+        catalogue = Catalogue(root / "catalogue.sqlite")
+        try:
+            catalogue.mark_synced(episode_id, digest, where)
+        finally:
+            catalogue.close()
+    except StoreError as error:
+        raise RecordingError(
+            f"episode {episode_id} is at {where}, but the store {root} cannot be told so ({error.what})",
+            "check its disk and permissions and run it again; until then the episode counts as not synced",
+        ) from error
+
+
+@contextmanager
+def syncing(root: Path) -> Iterator[None]:
+    """Hold the store at ``root`` against another copy from or to it.
+
+    Raises StoreLockedError, RecordingError.
+    """
+    lock = WriterLock(root / "sync.lock", "copied from or to")
+    try:
+        yield
     finally:
-        catalogue.close()
+        lock.release()
 
 
 def _check_name(episode_id: str) -> None:

@@ -5,8 +5,10 @@ A message is four bytes of length, a JSON object of that length, and as many byt
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
+from collections.abc import Callable
 from typing import IO, Any
 
 from episodes.errors import RecordingError, StoreError
@@ -15,7 +17,7 @@ from episodes.sync import PIECE_BYTES, Receiver
 _LENGTH = struct.Struct(">I")
 _HEAD_LIMIT = 1 << 20
 _BODY_LIMIT = 64 << 20
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 def write(stream: IO[bytes], head: dict[str, Any], body: bytes = b"") -> None:
@@ -56,10 +58,15 @@ def _exactly(stream: IO[bytes], size: int) -> bytes:
 
 
 class RemoteLink:
-    """`Link` to a `serve_receiver` at the other end of two pipes."""
+    """`Link` to a `serve_receiver` at the other end of two pipes.
 
-    def __init__(self, read_from: IO[bytes], write_to: IO[bytes]) -> None:
-        self._in, self._out = read_from, write_to
+    ``last_words`` is asked why, when the other side hung up without saying.
+    """
+
+    def __init__(
+        self, read_from: IO[bytes], write_to: IO[bytes], last_words: Callable[[], str] = lambda: ""
+    ) -> None:
+        self._in, self._out, self._last_words = read_from, write_to, last_words
         if self._answer().get("protocol") != PROTOCOL:
             raise RecordingError(
                 "the other side has another version of this protocol", "update ratchet there"
@@ -67,24 +74,40 @@ class RemoteLink:
 
     def offer(self, episode_id: str, marker: bytes) -> dict[str, int] | None:
         """See Link."""
-        write(self._out, {"op": "offer", "id": episode_id}, marker)
+        self._write({"op": "offer", "id": episode_id}, marker)
         sizes = self._answer()["sizes"]
         return None if sizes is None else {str(name): int(size) for name, size in sizes.items()}
 
     def piece(self, episode_id: str, name: str, offset: int, data: bytes) -> None:
         """See Link; not answered, a failure comes with the commit."""
         assert len(data) <= PIECE_BYTES
-        write(self._out, {"op": "piece", "id": episode_id, "name": name, "offset": offset}, data)
+        self._write({"op": "piece", "id": episode_id, "name": name, "offset": offset}, data)
 
     def commit(self, episode_id: str) -> list[str]:
         """See Link."""
-        write(self._out, {"op": "commit", "id": episode_id})
+        self._write({"op": "commit", "id": episode_id})
         return [str(name) for name in self._answer()["bad"]]
+
+    def keeps(self, episode_id: str) -> bool:
+        """See Link."""
+        self._write({"op": "keeps", "id": episode_id})
+        return bool(self._answer()["keeps"])
+
+    def _write(self, head: dict[str, Any], body: bytes = b"") -> None:
+        try:
+            write(self._out, head, body)
+        except RecordingError:
+            self._answer()  # it said why before it hung up: a full disk, for one
+            raise
 
     def _answer(self) -> dict[str, Any]:
         message = read(self._in)
         if message is None:
-            raise RecordingError("the other side hung up", "run it again: it goes on where it was")
+            why = self._last_words()
+            raise RecordingError(
+                f"the other side hung up{f' ({why})' if why else ''}",
+                "run it again: it goes on where it was",
+            )
         if "error" in message[0]:
             raise RecordingError(f"the other side: {message[0]['error']}")
         return message[0]
@@ -101,8 +124,16 @@ def serve_receiver(receiver: Receiver, read_from: IO[bytes], write_to: IO[bytes]
                 write(write_to, {"sizes": receiver.offer(name, body)})
             elif head.get("op") == "piece":
                 receiver.piece(name, str(head.get("name")), int(head.get("offset", 0)), body)
+            elif head.get("op") == "keeps":
+                write(write_to, {"keeps": receiver.keeps(name)})
             else:
                 write(write_to, {"bad": receiver.commit(name)})
     except StoreError as error:
-        write(write_to, {"error": str(error)})
+        refuse(write_to, error)
         raise
+
+
+def refuse(write_to: IO[bytes], error: StoreError) -> None:
+    """Tell the `RemoteLink` at the other end why nothing, or nothing more, is taken."""
+    with contextlib.suppress(RecordingError):  # it hung up first
+        write(write_to, {"error": str(error)})

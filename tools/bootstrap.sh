@@ -45,6 +45,7 @@ system_packages() {
 
 optional_programs() {
   command -v strace >/dev/null 2>&1 || say "optional: strace, for one row of the fault table (apt-get install strace)"
+  command -v sshd >/dev/null 2>&1 || [ -x /usr/sbin/sshd ] || say "optional: sshd, for one test of copying to another machine (apt-get install openssh-server)"
   command -v cc >/dev/null 2>&1 || say "optional: a C compiler, for two rows of the fault table (apt-get install gcc libc6-dev)"
 }
 

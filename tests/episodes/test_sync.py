@@ -12,14 +12,16 @@ import pytest
 from click.testing import CliRunner
 from episode_helpers import LOSSLESS, SPEC, record_episode, record_ticks
 
-from episodes.errors import DamagedError, RecordingError
+from episodes.errors import DamagedError, RecordingError, StoreError
 from episodes.files import FileLayer
 from episodes.retention import prune
 from episodes.store import EpisodeStore
-from episodes.sync import Copied, Receiver, mark_synced, send
+from episodes.sync import Copied, Receiver, mark_synced, send, syncing
 from runtime.store_budget import keep_budget
 from tools.commands.episodes import episodes
 from tools.errors import UsageError
+
+ROOT = Path(__file__).parents[2]
 
 
 def copy(source: EpisodeStore, target: EpisodeStore) -> Copied:
@@ -120,9 +122,8 @@ def test_over_a_shell_that_stands_in_for_ssh_while_the_source_records(
     writer = store.begin(SPEC, config=LOSSLESS)
     record_ticks(writer, 3)
     shell = tmp_path / "ssh"
-    root = Path(__file__).parents[2]
     there = f'eval "set -- $3" && shift && exec {sys.executable} -m tools.cli "$@"'
-    shell.write_text(f'#!/bin/sh\n[ "$1 $2" = "-- me@desk" ] && cd {root} && {there}\n')
+    shell.write_text(f'#!/bin/sh\n[ "$1 $2" = "-- me@desk" ] && cd {ROOT} && {there}\n')
     shell.chmod(0o755)
     target = tmp_path / "remote; place"
     for words in ("1 episodes copied", "0 episodes copied"):
@@ -136,6 +137,63 @@ def test_over_a_shell_that_stands_in_for_ssh_while_the_source_records(
     with EpisodeStore.open(target) as other:
         assert other.ids() == [name]
         assert other.verify().ok
+
+
+def test_why_the_other_side_stopped_reaches_whoever_copies(store: EpisodeStore, tmp_path: Path) -> None:
+    """Through real pipes, as ssh makes them: a disk that fills up there, a store in use, no ssh at all."""
+    record_episode(store, 500)
+    target = tmp_path / "there"
+
+    def sync(script: str) -> str:
+        shell = tmp_path / "ssh"
+        shell.write_text(f"#!/bin/sh\ncd {ROOT}\n{script}\n")
+        shell.chmod(0o755)
+        command = ["sync", f"me@desk:{target}", "--store", str(store.root), "--ssh", str(shell)]
+        done = CliRunner().invoke(episodes, command)
+        assert isinstance(done.exception, StoreError)
+        assert "\n" not in str(done.exception)
+        return str(done.exception)
+
+    receive = f"{sys.executable} -m tools.cli episodes receive {target}"
+    # At most 128 kB a file: as with a full disk, writing fails halfway, and sending goes on meanwhile.
+    assert "no space left" in sync(f"trap '' XFSZ; ulimit -f 256; exec {receive}")
+    with EpisodeStore.open(target):
+        assert "is being written by process" in sync(f"exec {receive}")
+    assert "No route to host" in sync("echo 'ssh: connect to host desk port 22: No route to host' >&2")
+
+
+def test_of_two_stores_that_copy_to_each_other_one_keeps_the_episode(
+    store: EpisodeStore, tmp_path: Path
+) -> None:
+    name = record_episode(store, 10)
+    with EpisodeStore.open(tmp_path / "b") as b, EpisodeStore.open(tmp_path / "c") as c:
+        assert copy(store, b).leaning == []
+        assert copy(b, store).leaning == [name], "that copy counts on this very one"
+        assert (synced(store)[name], synced(b)[name]) == (str(b.root), None)
+        assert copy(b, c).sent == [name]
+        assert synced(b)[name] == str(c.root), "a third one may be counted on"
+        assert copy(c, store).leaning == [name], "but a circle is none"
+        assert copy(c, b).leaning == [name]
+        for each in (store, b, c):
+            prune(each, 0)
+        assert [each.ids() for each in (store, b, c)] == [[], [], [name]]
+
+
+def test_two_copies_at_a_time_are_refused(store: EpisodeStore, tmp_path: Path) -> None:
+    record_episode(store, 5)
+    with syncing(store.root):
+        done = CliRunner().invoke(episodes, ["sync", str(tmp_path / "b"), "--store", str(store.root)])
+    assert "is being copied from or to by process" in str(done.exception)
+
+
+def test_a_store_that_cannot_be_told_says_so(store: EpisodeStore, tmp_path: Path) -> None:
+    name = record_episode(store, 5)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "catalogue.sqlite").mkdir()
+    with pytest.raises(RecordingError, match=f"{name} is at there, but .* cannot be told so") as caught:
+        mark_synced(tmp_path / "s", name, "digest", "there")
+    assert "counts as not synced" in str(caught.value)
+    assert "mode=" not in str(caught.value)
 
 
 def test_the_store_itself_is_no_copy(store: EpisodeStore, tmp_path: Path) -> None:

@@ -6,20 +6,26 @@ import contextlib
 import shlex
 import subprocess
 import sys
+import threading
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import click
 
+from episodes.errors import StoreError
 from episodes.store import EpisodeStore
-from episodes.sync import Link, Receiver, mark_synced, send
-from episodes.wire import RemoteLink, serve_receiver
+from episodes.sync import Link, Receiver, mark_synced, send, syncing
+from episodes.wire import RemoteLink, refuse, serve_receiver
 from tools.console import disk_errors, say, show_json
 from tools.errors import UsageError
 from tools.options import PATH, json_flag, store_option
 from tools.progress import bar
 
 _END_S = 30.0
+_HEARD = 20
+_LINE_BYTES = 4096
 
 
 @click.command(
@@ -42,8 +48,8 @@ def sync(destination: str, store: Path, where: str, ssh: str, remote_ratchet: st
     """Copy episodes into the store at DEST: a folder, or user@host:folder over ssh.
 
     Every file is compared with its checksum on arrival before the episode counts as there; it is then
-    marked as synced here. Run again after an interruption it goes on where it was. Works while the robot
-    records.
+    marked as synced here, unless the copy there counts on another one itself. Run again after an
+    interruption it goes on where it was. Works while the robot records.
     """
     if _same(Path(destination), store):
         raise UsageError(f"{destination} is the store itself, and no copy of it; name another place")
@@ -54,6 +60,7 @@ def sync(destination: str, store: Path, where: str, ssh: str, remote_ratchet: st
         }
         total = sum(sizes[name] for name in chosen)
     with (
+        syncing(store),
         _link(destination, ssh, remote_ratchet) as link,
         disk_errors(store),
         bar("copying", total, "B") as update,
@@ -66,6 +73,7 @@ def sync(destination: str, store: Path, where: str, ssh: str, remote_ratchet: st
             {
                 "sent": copied.sent,
                 "there": copied.there,
+                "leaning": copied.leaning,
                 "bytes": copied.bytes,
                 "resumed_bytes": copied.resumed_bytes,
             }
@@ -75,6 +83,11 @@ def sync(destination: str, store: Path, where: str, ssh: str, remote_ratchet: st
             f"{len(copied.sent)} episodes copied ({copied.bytes / 1e6:.1f} MB), "
             f"{len(copied.there)} were there; {len(chosen)} checked at {destination}"
         )
+        if copied.leaning:
+            say(
+                f"{len(copied.leaning)} of them count on another copy themselves (this store's, perhaps), "
+                "and are not counted as synced here"
+            )
 
 
 def _same(destination: Path, store: Path) -> bool:
@@ -89,17 +102,20 @@ def _same(destination: Path, store: Path) -> bool:
 def _link(destination: str, ssh: str, remote_ratchet: str) -> Iterator[Link]:
     host, colon, path = destination.partition(":")
     if not colon or "/" in host:
-        with EpisodeStore.open(destination) as other:
+        with EpisodeStore.open(destination) as other, syncing(other.root):
             yield Receiver(other)
         return
     # What ssh is given is a command line for a shell there.
     remote = shlex.join([remote_ratchet, "episodes", "receive", path or "."])
     command = [ssh, "--", host, remote]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         assert process.stdin is not None
         assert process.stdout is not None
+        assert process.stderr is not None
+        heard = _Heard(process.stderr)
         try:
-            yield RemoteLink(process.stdout, process.stdin)
+            yield RemoteLink(process.stdout, process.stdin, heard.last_words)
         finally:
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
@@ -110,9 +126,35 @@ def _link(destination: str, ssh: str, remote_ratchet: str) -> Iterator[Link]:
                 process.kill()
 
 
+class _Heard:
+    """What ssh, and `ratchet` at the other end, say on stderr: kept for the one line when something fails."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._lines: deque[bytes] = deque(maxlen=_HEARD)
+        self._thread = threading.Thread(target=self._listen, args=(stream,), daemon=True)
+        self._thread.start()
+
+    def _listen(self, stream: IO[bytes]) -> None:
+        for line in iter(lambda: stream.readline(_LINE_BYTES), b""):
+            if line.strip():
+                self._lines.append(line)
+
+    def last_words(self) -> str:
+        """The last line, once the other side has hung up."""
+        self._thread.join(_END_S)
+        last = self._lines[-1].decode(errors="replace") if self._lines else ""
+        return "".join(c for c in last if c.isprintable()).strip()
+
+
 @click.command(epilog="\b\nExample:\n  ssh desk ratchet episodes receive episodes      # what sync runs")
 @click.argument("path", type=PATH)
 def receive(path: Path) -> None:
     """The other end of `ratchet episodes sync`: takes episodes from stdin into the store at PATH."""
-    with EpisodeStore.open(path) as store:
+    with contextlib.ExitStack() as stack:
+        try:
+            store = stack.enter_context(EpisodeStore.open(path))
+            stack.enter_context(syncing(path))
+        except StoreError as error:
+            refuse(sys.stdout.buffer, error)
+            raise
         serve_receiver(Receiver(store), sys.stdin.buffer, sys.stdout.buffer)
