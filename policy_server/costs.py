@@ -33,10 +33,8 @@ class BatchCosts:
         self.measured_ms = dict(sorted((measured_ms or {1: 0.0}).items()))
         self.sizes = _worth_it(self.measured_ms)
         self._expected_ms = {size: self.measured_ms[size] for size in self.sizes}
-        self._recent = {
-            size: deque([self.measured_ms[size]] if self.measured_ms[size] else [], maxlen=_RECENT)
-            for size in self.sizes
-        }
+        # Of what was measured while loading, behind others, only the ratios can be relied on.
+        self._recent = {size: deque[float](maxlen=_RECENT) for size in self.sizes}
         self.runs = dict.fromkeys(self.sizes, 0)
 
     @property
@@ -53,7 +51,7 @@ class BatchCosts:
         return round(self._expected_ms[size] * 1e6)
 
     def fastest_ns(self) -> int:
-        """The quickest that one observation was computed lately: less can't honestly be hoped for."""
+        """The quickest that one observation was computed lately: no run will beat it. 0 before the first."""
         return round(min(self._recent[1], default=0.0) * 1e6)
 
     def ran(self, size: int, exec_ms: float) -> None:

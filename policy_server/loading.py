@@ -75,7 +75,8 @@ def load_slot(path: Path, backend: Backend, config: ServerConfig, fits: FitCheck
             f"bundle {version} takes {loaded.run_ms:.1f} ms a chunk on {backend}, "
             f"{config.max_warm_ms:.1f} allowed; use a faster backend or a smaller policy"
         )
-    log.info("loading.ready version=%s backend=%s run_ms=%.1f", version, backend, loaded.run_ms)
+    costs = loaded.slot.costs.describe()
+    log.info("loading.ready version=%s backend=%s run_ms=%.1f %s", version, backend, loaded.run_ms, costs)
     return loaded
 
 
