@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from policies.config import ACTConfig
 
 CAMERA_SIZE = (640, 480)
 RESIZE = (240, 320)
@@ -29,25 +33,31 @@ class Served:
 
 def export(root: Path) -> Served:
     """Export and sign the bundle below ``root``, or find it there. Raises PolicyError."""
+    from policies.config import FULL_CAMERAS, act_small
+
+    return export_untrained(root, act_small(cameras=FULL_CAMERAS).model_copy(update={"resize": RESIZE}))
+
+
+def export_untrained(root: Path, config: ACTConfig) -> Served:
+    """As `export`, any network. Its actions stay near the home pose."""
     served = Served(root / "bundle", root / "trust")
     if not served.bundle.exists():
-        _export(served)
+        _export(served, config)
     return served
 
 
-def _export(served: Served) -> None:
+def _export(served: Served, config: ACTConfig) -> None:
     import torch
 
     from hal.bench.world import World
     from policies.act import ACT
-    from policies.config import FULL_CAMERAS, IMAGENET_MEAN, IMAGENET_STD, FeatureStats, NormStats, act_small
+    from policies.config import IMAGENET_MEAN, IMAGENET_STD, FeatureStats, NormStats
     from policies.export import RawBatch, export_bundle
     from policies.keys import KeyPair, write_public
     from policies.manifest import BundleMeta
     from policies.normalise import Normaliser
 
     torch.manual_seed(0)
-    config = act_small(cameras=FULL_CAMERAS).model_copy(update={"resize": RESIZE})
     key = KeyPair.generate()
     write_public(key.public, served.trust)
     home = World.home

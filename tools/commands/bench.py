@@ -17,6 +17,7 @@ BENCHES: dict[str, str] = {
     "recorder": "Four cameras into the store on two cores: drops, bytes, PSNR, end of episode.",
     "loader": "Random training samples a second, beside the decoder alone and beside LeRobot.",
     "convert": "LeRobot v2.1 to v3.0, beside LeRobot's own converter.",
+    "hostile": "A hundred thousand malformed requests to a policy server, and one honest client.",
     "faults": "Break everything in turn: what the arm does, what comes back by itself.",
 }
 

@@ -1,0 +1,1 @@
+"""Malformed and hostile requests for a policy server, by the hundred thousand."""
