@@ -38,7 +38,8 @@ class ACTConfig(BaseModel):
     """Architecture of an Action Chunking Transformer (Zhao et al. 2023, arXiv:2304.13705).
 
     Field names follow the paper; defaults are those of LeRobot 0.4.4. ``cameras`` gives the size
-    that arrives from the camera; ``resize`` (height, width), when set, is what the network sees.
+    that arrives from the camera; ``resize`` (height, width), when set, is what it is scaled to, and ``crop``
+    the part in the middle that the network sees.
     ``execute`` is how many actions of a chunk are meant to be played before the next one.
     ``backbone_width`` w makes a ResNet of w-2w-4w-8w channels, ``backbone_blocks`` per stage (2 is
     ResNet-18, 1 is ResNet-10); EfficientNet-Lite0 comes in one size.
@@ -50,6 +51,7 @@ class ACTConfig(BaseModel):
     action_dim: Dim = 6
     cameras: tuple[CameraShape, ...] = Field(min_length=1, max_length=8)
     resize: tuple[Pixels, Pixels] | None = None
+    crop: tuple[Pixels, Pixels] | None = None
     chunk: int = Field(default=100, ge=1, le=1024)
     execute: int = Field(default=100, ge=1, le=1024)
     dim: int = Field(default=512, ge=8, le=4096, multiple_of=4)
@@ -79,6 +81,13 @@ class ACTConfig(BaseModel):
         names = [camera.name for camera in self.cameras]
         if len(set(names)) != len(names):
             raise ValueError(f"camera names repeat: {names}")
+        if self.crop is not None:
+            for camera in self.cameras:
+                height, width = self.resize or (camera.height, camera.width)
+                if self.crop[0] > height or self.crop[1] > width:
+                    raise ValueError(
+                        f"crop {self.crop} is larger than the {height}×{width} picture of {camera.name!r}"
+                    )
         if self.backbone != "resnet18" and not self.published_size:
             raise ValueError(
                 f"{self.backbone} has one size, and backbone_width {self.backbone_width} with "
@@ -93,6 +102,8 @@ class ACTConfig(BaseModel):
 
     def image_size(self, camera: CameraShape) -> tuple[int, int]:
         """(height, width) of ``camera``'s picture as the network sees it."""
+        if self.crop is not None:
+            return self.crop
         return self.resize if self.resize is not None else (camera.height, camera.width)
 
     def feature_size(self, camera: CameraShape) -> tuple[int, int]:

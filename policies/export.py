@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from policies.act import ACT
 from policies.bundle import Bundle, write_bundle
+from policies.deployed import DeployedACT
 from policies.errors import ExportError
 from policies.golden import pack_golden
 from policies.keys import KeyPair
@@ -38,7 +39,7 @@ from policies.manifest import (
 )
 from policies.normalise import Normaliser
 from policies.processors import Processors
-from policies.quantise import SCHEMES, Feed, quantise
+from policies.quantise import Feed, Quantiser, quantise
 from policies.session import ChunkResult, Floats, Pixels
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ def export_bundle(
         with tempfile.TemporaryDirectory(prefix="ratchet-export-") as folder:
             work = Path(folder)
             expected = _torch_chunks(served, samples)
-            _export_onnx(served, samples, work / FP32_FILE)
+            export_onnx(DeployedACT(model, normaliser).eval(), samples, work / FP32_FILE)
             parity = _check_forms(work, samples, expected, normaliser, tolerances)
             golden = RawBatch(
                 samples.state[:GOLDEN_SAMPLES],
@@ -169,7 +170,8 @@ def _torch_chunks(served: ServedACT, samples: RawBatch) -> ChunkResult:
     return ChunkResult(np.concatenate(actions), np.concatenate(features))
 
 
-def _export_onnx(served: ServedACT, samples: RawBatch, out: Path) -> None:
+def export_onnx(served: nn.Module, samples: RawBatch, out: Path) -> None:
+    """Write the float32 ONNX form of raw observations in, raw actions out; ``samples`` give the shapes."""
     # Three rows, so that the batch is not mistaken for another size of the network while tracing.
     example = {name: np.resize(value, (3, *value.shape[1:])) for name, value in _feeds(samples, 3)[0].items()}
     names = list(example)
@@ -201,23 +203,20 @@ def _check_forms(
             f"ONNX float32 is off torch by {fp32_error:.2g} action standard deviations, "
             f"{tolerances.fp32_max:.2g} allowed; the policy is not published"
         )
-    int8_error = float("inf")
-    for scheme in SCHEMES:
-        quantise(work / FP32_FILE, work / INT8_FILE, feeds, scheme)
-        int8_error = float((_errors(work / INT8_FILE, feeds, expected) / std).mean())
-        if int8_error <= tolerances.int8_mean:
-            return Parity(
-                fp32_error=fp32_error,
-                fp32_tolerance=tolerances.fp32_max,
-                int8_error=int8_error,
-                int8_tolerance=tolerances.int8_mean,
-                int8_scheme=scheme.name,
-                samples=len(samples.state),
-            )
-        logger.warning("int8_scheme_rejected scheme=%r error=%.3g", scheme.name, int8_error)
-    raise ExportError(
-        f"ONNX int8 is off torch by {int8_error:.2g} action standard deviations on average, "
-        f"{tolerances.int8_mean:.2g} allowed; calibrate with more observations"
+    quantiser = Quantiser(work / FP32_FILE, feeds, expected.actions, std)
+    int8 = quantise(quantiser, tolerances.int8_mean, work / INT8_FILE)
+    if not int8.error <= tolerances.int8_mean:
+        raise ExportError(
+            f"ONNX int8 is off torch by {int8.error:.2g} action standard deviations on average, "
+            f"{tolerances.int8_mean:.2g} allowed; calibrate with more observations"
+        )
+    return Parity(
+        fp32_error=fp32_error,
+        fp32_tolerance=tolerances.fp32_max,
+        int8_error=int8.error,
+        int8_tolerance=tolerances.int8_mean,
+        int8_scheme=int8.scheme,
+        samples=len(samples.state),
     )
 
 

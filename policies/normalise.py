@@ -59,13 +59,32 @@ class Normaliser(nn.Module):
 
     def image(self, index: int, pixels: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) of the camera at ``index`` → normalised (B, 3, h, w)."""
+        return self.scale(index, self.picture(pixels))
+
+    def picture(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, H, W, 3) → pixel values (B, 3, h, w), scaled and cropped as configured."""
+        size, crop = self.config.resize, self.config.crop
+        if size is None or tuple(pixels.shape[1:3]) == size:
+            if crop is not None:
+                top, left = _middle(pixels.shape[1], crop[0]), _middle(pixels.shape[2], crop[1])
+                pixels = pixels[:, top : top + crop[0], left : left + crop[1]]
+            return pixels.permute(0, 3, 1, 2).to(self.image_mean.dtype)
         x = pixels.permute(0, 3, 1, 2).to(self.image_mean.dtype)
-        size = self.config.resize
-        if size is not None and tuple(x.shape[2:]) != size:
-            x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        if crop is None:
+            return x
+        top, left = _middle(size[0], crop[0]), _middle(size[1], crop[1])
+        return x[:, :, top : top + crop[0], left : left + crop[1]]
+
+    def scale(self, index: int, x: Tensor) -> Tensor:
+        """Pixel values (B, 3, h, w) of the camera at ``index`` → normalised."""
         # Subtracted in pixel units: one multiplication less than dividing by 255 first, and exact.
         scale = 1.0 / (255.0 * (self.image_std[index] + NORM_EPS))
         return (x - 255.0 * self.image_mean[index].view(1, 3, 1, 1)) * scale.view(1, 3, 1, 1)
+
+
+def _middle(whole: int, part: int) -> int:
+    return (int(whole) - part) // 2
 
 
 def feature_stats(values: Tensor) -> FeatureStats:

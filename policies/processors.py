@@ -21,17 +21,19 @@ class Processors(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     architecture: ACTConfig
-    before: tuple[Literal["resize", "normalise"], ...]
+    before: tuple[Literal["resize", "crop", "normalise"], ...]
     after: tuple[Literal["restore"], ...] = ("restore",)
     eps: float = NORM_EPS
 
     @classmethod
     def of(cls, config: ACTConfig) -> Processors:
         """The processing that belongs to ``config``."""
-        return cls(
-            architecture=config,
-            before=("normalise",) if config.resize is None else ("resize", "normalise"),
-        )
+        before: list[Literal["resize", "crop", "normalise"]] = ["normalise"]
+        if config.crop is not None:
+            before.insert(0, "crop")
+        if config.resize is not None:
+            before.insert(0, "resize")
+        return cls(architecture=config, before=tuple(before))
 
     def to_bytes(self) -> bytes:
         """JSON for the bundle."""

@@ -1,104 +1,212 @@
-"""An int8 form of an ONNX policy: static, per channel, calibrated on real observations."""
+"""An int8 form of an ONNX policy: static, per output channel, calibrated on real observations.
+
+Which layers stay in float32 is measured for these weights: each block is quantised alone and the
+actions it then gives are compared (see `rank`). What costs little and hurts much is kept; more only
+where the tolerance asks for it.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
+import onnxruntime as ort
+
+from policies.pixels import fold_pixels
+from policies.qdq import Graph, Range, insert, transposed, wanted
+
+logger = logging.getLogger(__name__)
 
 Feed = Mapping[str, npt.NDArray[np.generic]]
-_HEAD = "action_head"
+Floats = npt.NDArray[np.float32]
+
+FREE_WORK = 0.02
+"""Share of the multiplications that may stay in float32 without being asked for by the tolerance."""
+_MATTERS = 0.02
+"""Share of the summed squared errors below which a block is not worth keeping."""
+_PROBES = 8
+"""Observations each block is tried with."""
 
 
-@dataclass(frozen=True)
-class Scheme:
-    """Which operators become int8. What is left out stays in float32."""
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What is quantised together: one linear layer, or the convolutions of one residual block.
+
+    ``error`` is what quantising it alone does to the actions, mean absolute, in standard deviations;
+    ``work`` its share of all multiplications.
+    """
 
     name: str
-    operators: tuple[str, ...]
-    keep_first_conv: bool
+    nodes: tuple[str, ...]
+    work: float
+    error: float = 0.0
+
+    @property
+    def harm(self) -> float:
+        """Squared error a multiplication: errors of many blocks add up in squares."""
+        return self.error**2 / self.work
 
 
-SCHEMES = (
-    Scheme("QDQ uint8×int8: convolutions, linear layers", ("Conv", "MatMul", "Gemm"), False),
-    Scheme("QDQ uint8×int8: convolutions but the first of each backbone", ("Conv",), True),
-)
-"""From fastest to most exact. Attention's products, softmax, norms and the action head always stay
-float32, by precaution: they are a small part of the work, and the error hardly depends on them."""
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """What became of it: ``error`` of the actions, and the blocks ``kept`` in float32."""
 
+    error: float
+    kept: tuple[Block, ...]
+    blocks: tuple[Block, ...]
 
-def quantise(source: Path, out: Path, feeds: Sequence[Feed], scheme: Scheme) -> None:
-    """Write the int8 form of the float32 model at ``source`` to ``out``.
-
-    ``feeds`` are model inputs whose activations set the ranges (minimum and maximum seen).
-    """
-    prepared = out.with_suffix(".prepared.onnx")
-    with _quiet():
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
-        quantize_static(
-            prepared,
-            out,
-            _Feeds(feeds),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            op_types_to_quantize=list(scheme.operators),
-            nodes_to_exclude=_sensitive(onnx.load(prepared).graph, scheme),
+    @property
+    def scheme(self) -> str:
+        """For people, at most 512 characters."""
+        work = sum(block.work for block in self.kept)
+        names = ", ".join(block.name for block in self.kept) or "none"
+        text = (
+            "QDQ uint8×int8 per channel; float32: attention's products and, by measurement, "
+            f"{len(self.kept)} of {len(self.blocks)} blocks ({work:.1%} of the work): {names}"
         )
-    prepared.unlink()
+        return text if len(text) <= 512 else text[:508] + " …"
 
 
-def _sensitive(graph: onnx.GraphProto, scheme: Scheme) -> list[str]:
-    weights = {initializer.name for initializer in graph.initializer}
-    images = {value.name for value in graph.input if value.name.startswith("image.")}
-    names = []
-    for node in graph.node:
-        product = node.op_type in ("MatMul", "Gemm") and not weights & set(node.input)
-        if product or _HEAD in node.name or (scheme.keep_first_conv and _reads(node, graph, images)):
-            names.append(node.name)
-    return names
+class Quantiser:
+    """One float32 graph with its calibration, from which any selection of blocks can be quantised."""
+
+    def __init__(self, source: Path, feeds: Sequence[Feed], expected: Floats, std: Floats) -> None:
+        """``feeds`` are inputs for the ranges; ``expected`` (N, H, A) the actions they ought to give."""
+        self._feeds, self._expected, self._std = feeds, expected, std
+        graph = Graph(_prepared(source))
+        fold_pixels(graph)
+        self._model = graph.model
+        nodes = [n for n in graph.compute() if len(n.input) > 1 and n.input[1] in graph.weights]
+        self._ranges, sizes = _calibrate(graph, {node.name for node in nodes}, feeds)
+        self.blocks = _blocks(graph, nodes, sizes)
+        """Every block, in the graph's order."""
+
+    def make(self, blocks: Iterable[Block]) -> bytes:
+        """The model with only ``blocks`` quantised."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        insert(Graph(model), {name for block in blocks for name in block.nodes}, self._ranges)
+        data: bytes = model.SerializeToString()
+        return data
+
+    def error(self, data: bytes, probes: int | None = None) -> float:
+        """Mean |actions − expected| of a made model in standard deviations; infinity where not finite."""
+        feeds, expected = self._feeds, self._expected
+        if probes is not None and len(expected) > probes:
+            rows = np.linspace(0, len(expected) - 1, probes).round().astype(int)
+            whole = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+            feeds, expected = [{name: value[rows] for name, value in whole.items()}], expected[rows]
+        session = _session(data)
+        actual = np.concatenate([session.run(["actions"], dict(feed))[0] for feed in feeds])
+        distance = np.abs(actual - expected) / self._std
+        return float(distance.mean()) if np.isfinite(distance).all() else float("inf")
 
 
-def _reads(node: onnx.NodeProto, graph: onnx.GraphProto, images: set[str]) -> bool:
-    """Whether a convolution's pictures come from the graph's inputs without another convolution between."""
-    if node.op_type != "Conv":
-        return False
-    producer = {output: other for other in graph.node for output in other.output}
-    pending = [node.input[0]]
-    while pending:
-        name = pending.pop()
-        if name in images:
-            return True
-        other = producer.get(name)
-        if other is not None and other.op_type != "Conv":
-            pending.extend(other.input)
-    return False
+def quantise(quantiser: Quantiser, tolerance: float, out: Path) -> Quantised:
+    """Measure, choose what stays in float32, and write the int8 form to ``out``.
+
+    The result may be beyond ``tolerance``: then nothing worth calling int8 is within it.
+    """
+    blocks = rank(quantiser)
+    kept = _cheap(blocks)
+    while True:
+        chosen = [block for block in blocks if block not in kept]
+        data = quantiser.make(chosen)
+        error = quantiser.error(data)
+        if error <= tolerance or sum(block.work for block in kept) > 0.5:
+            break
+        logger.warning("int8_beyond_tolerance error=%.3g kept=%d", error, len(kept))
+        kept += sorted(chosen, key=lambda block: block.error)[-max(1, len(kept)) :]
+    out.write_bytes(data)
+    return Quantised(error, tuple(kept), tuple(blocks))
 
 
-class _Feeds(CalibrationDataReader):
-    def __init__(self, feeds: Sequence[Feed]) -> None:
-        self._iterator: Iterator[Feed] = iter(feeds)
+def rank(quantiser: Quantiser) -> list[Block]:
+    """Every block with its error when it alone is quantised, the most harmful first."""
+    measured = [
+        Block(b.name, b.nodes, b.work, quantiser.error(quantiser.make([b]), _PROBES))
+        for b in quantiser.blocks
+    ]
+    return sorted(measured, key=lambda block: -block.harm)
 
-    def get_next(self) -> Feed | None:
-        return next(self._iterator, None)
+
+def _cheap(ranked: Sequence[Block]) -> list[Block]:
+    total = sum(block.error**2 for block in ranked)
+    kept: list[Block] = []
+    for block in ranked:
+        matters = block.error**2 > _MATTERS * total
+        if matters and sum(b.work for b in kept) + block.work <= FREE_WORK:
+            kept.append(block)
+    return kept
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantiser writes advice to the root logger, about a step that has already been done."""
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(before)
+def _prepared(source: Path) -> onnx.ModelProto:
+    """The model with norms folded into convolutions and constants worked out, by ONNX Runtime."""
+    options = _options()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with tempfile.TemporaryDirectory(prefix="ratchet-prepare-") as folder:
+        options.optimized_model_filepath = f"{folder}/model.onnx"
+        ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+        return onnx.load(options.optimized_model_filepath)
+
+
+def _calibrate(
+    graph: Graph, chosen: Collection[str], feeds: Sequence[Feed]
+) -> tuple[dict[str, Range], dict[str, float]]:
+    """Range of every tensor that ``chosen`` nodes need, and its values per observation."""
+    names = wanted(graph, chosen)
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    session = _session(model.SerializeToString())
+    low = dict.fromkeys(names, float("inf"))
+    high = dict.fromkeys(names, float("-inf"))
+    count = dict.fromkeys(names, 0.0)
+    rows = 0
+    for feed in feeds:
+        rows += len(next(iter(feed.values())))
+        for name, value in zip(names, session.run(names, dict(feed)), strict=True):
+            low[name] = min(low[name], float(value.min()))
+            high[name] = max(high[name], float(value.max()))
+            count[name] += value.size
+    return {n: Range(low[n], high[n]) for n in names}, {n: count[n] / rows for n in names}
+
+
+def _blocks(graph: Graph, nodes: Sequence[onnx.NodeProto], sizes: Mapping[str, float]) -> list[Block]:
+    members: dict[str, list[str]] = {}
+    work: dict[str, float] = {}
+    for node in nodes:
+        path = node.name.strip("/").split("/")
+        name = ".".join(path[: -2 if node.op_type == "Conv" and len(path) > 2 else -1]) or node.name
+        members.setdefault(name, []).append(node.name)
+        weight = graph.value(node.input[1])
+        if node.op_type == "Conv":  # each output value is a sum over one filter
+            products = sizes[graph.result(node)] * weight.size / len(weight)
+        else:  # each input value meets every output
+            products = sizes[node.input[0]] * weight.size / max(1, _inputs(graph, node))
+        work[name] = work.get(name, 0.0) + products
+    total = sum(work.values())
+    return [Block(name, tuple(members[name]), work[name] / total) for name in members]
+
+
+def _inputs(graph: Graph, node: onnx.NodeProto) -> int:
+    shape = graph.value(node.input[1]).shape
+    return int(shape[1] if transposed(node) else shape[0])
+
+
+def _options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _session(data: bytes) -> ort.InferenceSession:
+    return ort.InferenceSession(data, _options(), providers=["CPUExecutionProvider"])

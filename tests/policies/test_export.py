@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 
@@ -18,7 +17,6 @@ from policies.golden import check_golden, pack_golden
 from policies.keys import KeyPair
 from policies.manifest import BUNDLE_FILES, GOLDEN_FILE, BundleMeta
 from policies.normalise import Normaliser
-from policies.quantise import SCHEMES, quantise
 from policies.session import ChunkResult, OnnxSession
 from policies.torch_session import TorchSession, load_model
 from tests.policies.conftest import TINY, make_batch, make_model, make_stats
@@ -70,20 +68,6 @@ def test_actions_come_out_in_raw_units(exported: Bundle) -> None:
     np.testing.assert_allclose(
         OnnxSession(exported).infer(state, images).actions, normalised * STD - 0.2, atol=1e-5
     )
-
-
-def test_int8_is_really_int8_where_it_matters_and_float_where_it_hurts(exported: Bundle) -> None:
-    graph = onnx.load(exported.onnx_path("int8")).graph
-    quantised = {
-        output for node in graph.node if node.op_type == "DequantizeLinear" for output in node.output
-    }
-    convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    assert convolutions
-    assert all(node.input[1] in quantised for node in convolutions)
-    for node in graph.node:
-        if node.op_type == "Softmax" or ("action_head" in node.name and node.op_type == "MatMul"):
-            assert not quantised & set(node.input), node.name
-    assert exported.manifest.parity.int8_error <= exported.manifest.parity.int8_tolerance
 
 
 def test_resize_inside_the_graph(tmp_path: Path, key: KeyPair) -> None:
@@ -188,20 +172,6 @@ def test_compiled_form_agrees(tmp_path: Path, key: KeyPair) -> None:
     meta = BundleMeta(name="one_camera")
     bundle = export_bundle(model, normaliser, tmp_path / "b", key, meta, [make_batch(config, 4)])
     assert check_golden(TorchSession(bundle, compile=True), bundle) < 1e-4
-
-
-def test_the_more_exact_scheme_leaves_first_convolutions_and_linear_layers_alone(
-    exported: Bundle, tmp_path: Path
-) -> None:
-    state, images = make_batch(TINY, 4)
-    feed = {"state": state, **{f"image.{name}": image for name, image in images.items()}}
-    quantise(exported.onnx_path("fp32"), tmp_path / "exact.onnx", [feed], SCHEMES[1])
-    graph = onnx.load(tmp_path / "exact.onnx").graph
-    coded = {output for node in graph.node if node.op_type == "DequantizeLinear" for output in node.output}
-    plain = [node for node in graph.node if node.op_type == "Conv" and node.input[1] not in coded]
-    assert len(plain) == len(TINY.cameras)
-    assert not [node for node in graph.node if node.op_type == "MatMul" and coded & set(node.input)]
-    assert [path.name for path in tmp_path.iterdir()] == ["exact.onnx"]
 
 
 def test_imported_statistics_need_not_be_per_joint_equal(tmp_path: Path, key: KeyPair) -> None:
