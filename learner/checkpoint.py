@@ -134,7 +134,7 @@ def _serialised(tensors: Mapping[str, torch.Tensor], about: Mapping[str, object]
     text += b" " * (-len(text) % 8)
     yield memoryview(len(text).to_bytes(8, "little") + text)
     for value in tensors.values():
-        yield memoryview(value.reshape(-1).view(torch.uint8).numpy())
+        yield value.reshape(-1).view(torch.uint8).numpy().data
 
 
 def load_checkpoint(folder: Path, run: str) -> tuple[dict[str, torch.Tensor], int] | None:

@@ -22,7 +22,7 @@ def recompute(model: ACT) -> None:
     """
     for part in _parts(model):
         again = functools.partial(_contexts, part)
-        part.forward = functools.partial(  # type: ignore[method-assign]
+        part.forward = functools.partial(
             checkpoint, part.forward, use_reentrant=False, preserve_rng_state=True, context_fn=again
         )
 
@@ -34,7 +34,9 @@ def _parts(model: ACT) -> list[nn.Module]:
     return layers + stages
 
 
-def _contexts(part: nn.Module) -> tuple[contextlib.AbstractContextManager[None], ...]:
+def _contexts(
+    part: nn.Module,
+) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
     return contextlib.nullcontext(), _not_counted(part)
 
 

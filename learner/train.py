@@ -30,7 +30,7 @@ from learner.images import jitter
 from learner.loader.batch import Batch, Samples, Window
 from learner.loader.loader import Loader
 from learner.loader.sampler import Part, Sampler
-from learner.model import act_config, build_model, norm_stats
+from learner.model import fresh
 from learner.optimiser import make_optimiser, set_rate
 from learner.recompute import recompute
 from learner.watch import Alarm, LossWatch
@@ -83,17 +83,16 @@ def train(
     progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> TrainResult:
-    """Train from scratch on every step of ``dataset``, normalised by its own statistics.
+    """Train on every step of ``dataset``, from what `learner.model.fresh` makes.
 
     ``parts`` say how batches are mixed; by default every step is as likely as another. With ``folder`` a
     checkpoint is kept there and continued from. Raises DataError for data that do not fit the network,
     DivergedError, which names the batch, on NaN, infinity or a spike of the loss, CheckpointError for a
     foreign checkpoint, StoppedError when ``stop`` said so (a checkpoint is then in ``folder``).
     """
-    architecture = act_config(dataset, config.model)
-    model = build_model(architecture, config.seed)
+    model, stats = fresh(dataset, config.model, config.seed)
     mixed = parts or [Part(0, len(dataset), min(config.batch, len(dataset)))]
-    return Trainer(model, norm_stats(dataset), dataset, mixed, config).run(folder, progress, stop)
+    return Trainer(model, stats, dataset, mixed, config).run(folder, progress, stop)
 
 
 class Trainer:
@@ -177,7 +176,7 @@ class Trainer:
 
     @contextmanager
     def _running(self, folder: Path | None) -> Iterator[CheckpointWriter | None]:
-        """What is borrowed for a run: the loader, the random numbers, TF32 on a GPU, a writer for ``folder``."""
+        """What is held for a run: loader, random numbers, TF32 on a GPU, and the writer for ``folder``."""
         devices = [self.device] if self.device.type == "cuda" else []
         with ExitStack() as held:
             held.enter_context(self.loader)
@@ -229,13 +228,13 @@ class Trainer:
         with self.autocast:
             output = self._network(state, self._images(batch, augment=True), actions, is_pad)
         loss = act_loss(output, actions, is_pad, self.model.config.kl_weight).total
-        errors = (output.actions.detach().float() - actions).abs().mean((1, 2))
+        wrong = (output.actions.detach().float() - actions).abs() * ~is_pad[..., None]
         if self.teacher is None or self.teacher.weight == 0.0:
-            return loss, errors
+            return loss, wrong.mean((1, 2))
         base = batch.base.to(self.device)
         wanted = self.teacher.actions[indices[batch.base]].to(self.device)
         apart = (output.actions[base].float() - wanted).abs()
-        return loss + self.teacher.weight * (apart * ~is_pad[base][..., None]).mean(), errors
+        return loss + self.teacher.weight * (apart * ~is_pad[base][..., None]).mean(), wrong.mean((1, 2))
 
     def _images(self, batch: Batch, augment: bool) -> list[torch.Tensor]:
         out = []

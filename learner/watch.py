@@ -46,9 +46,10 @@ class LossWatch:
             middle, limit = self._limit()
             if loss > limit:
                 spread = (limit - middle) / self._config.factor
+                above = (loss - middle) / spread
                 return Alarm(
-                    f"loss {loss:.3g}, {(loss - middle) / spread:.0f} deviations above the median {middle:.3g} "
-                    f"of the last {len(self._window)} ({self._config.factor:g} are allowed)",
+                    f"loss {loss:.3g} is {above:.0f} deviations above the median {middle:.3g} of the last "
+                    f"{len(self._window)}, {self._config.factor:g} are allowed",
                     middle,
                     limit,
                 )
@@ -81,8 +82,10 @@ def listed(samples: Sequence[tuple[str, int]], most: int = 3) -> str:
     steps: dict[str, list[int]] = {}
     for episode, step in samples:
         steps.setdefault(episode, []).append(step)
-    named = [
-        f"{e} at {', '.join(str(s) for s in at[:most])}{' …' * (len(at) > most)}" for e, at in steps.items()
-    ]
-    more = f" and {len(named) - most} more episodes" if len(named) > most else ""
-    return "; ".join(named[:most]) + more
+    named = [f"{episode} at {_some(at, most)}" for episode, at in list(steps.items())[:most]]
+    more = f" and {len(steps) - most} more episodes" if len(steps) > most else ""
+    return "; ".join(named) + more
+
+
+def _some(steps: list[int], most: int) -> str:
+    return ", ".join(str(step) for step in steps[:most]) + (" …" if len(steps) > most else "")

@@ -93,9 +93,7 @@ class ACT(nn.Module):
         tokens = torch.cat([low, self._image_tokens(self._ordered(images))], dim=1)
         pos = torch.cat([self.encoder_1d_feature_pos_embed.weight, self.token_pos])[None]
         memory = self.encoder(tokens, pos)
-        queries = self.decoder_pos_embed.weight[None]
-        start = torch.zeros_like(queries).expand(state.shape[0], -1, -1)
-        decoded = self.decoder(start, queries, memory, pos)
+        decoded = self.decoder(self.decoder_pos_embed.weight[None], memory, pos)
         return ACTOutput(self.action_head(decoded), mu, log_sigma_x2, memory.mean(dim=1))
 
     def backbones(self) -> list[Backbone]:
@@ -116,7 +114,7 @@ class ACT(nn.Module):
         keep = None
         if is_pad is not None:
             keep = torch.cat([is_pad.new_ones(batch, 2), ~is_pad], dim=1)
-        summary = self.vae_encoder(tokens, self.vae_encoder_pos_enc, keep)[:, 0]
+        summary = self.vae_encoder(tokens, self.vae_encoder_pos_enc, keep, first_only=True)[:, 0]
         # The posterior's exponentials are taken in float32 whatever autocast chose.
         mu, log_sigma_x2 = self.vae_encoder_latent_output_proj(summary).float().chunk(2, dim=1)
         return mu, log_sigma_x2
