@@ -68,9 +68,13 @@ class WatchConfig(_Frozen):
 
 
 class ModelConfig(_Frozen):
-    """Which ACT to build; ``overrides`` replace fields of the preset's ``ACTConfig`` by name."""
+    """Which ACT to build; ``overrides`` replace fields of the preset's ``ACTConfig`` by name.
+
+    ``pretrained`` is what its image backbones begin with: "imagenet" or a file (see `policies.pretrained`).
+    """
 
     preset: Literal["small", "full"] = "small"
+    pretrained: Literal["imagenet"] | Path | None = None
     overrides: dict[str, bool | int | float | str | tuple[int, int]] = Field(default_factory=dict)
 
 

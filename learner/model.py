@@ -9,8 +9,18 @@ from learner.config import ModelConfig
 from learner.data import Dataset
 from learner.errors import DataError
 from policies.act import ACT
-from policies.config import ACTConfig, CameraShape, FeatureStats, NormStats, act_full, act_small
+from policies.config import (
+    RESNET18_BLOCKS,
+    RESNET18_WIDTH,
+    ACTConfig,
+    CameraShape,
+    FeatureStats,
+    NormStats,
+    act_full,
+    act_small,
+)
 from policies.normalise import feature_stats
+from policies.pretrained import find_weights, load_pretrained
 
 # A joint that hardly moves must not turn its sensor noise into a large input.
 _RELATIVE_STD_FLOOR = 1e-3
@@ -20,7 +30,8 @@ _IMAGE_SAMPLES = 2000
 def act_config(dataset: Dataset, config: ModelConfig) -> ACTConfig:
     """The preset's network for the data's dimensions and cameras, with ``overrides`` applied.
 
-    Raises DataError when a picture is smaller than the network takes or an override does not fit.
+    Raises DataError when a picture is smaller than the network takes or an override does not fit, and
+    PretrainedError when there are no such pretrained weights.
     """
     try:
         cameras = tuple(
@@ -28,14 +39,32 @@ def act_config(dataset: Dataset, config: ModelConfig) -> ACTConfig:
             for name, (height, width) in dataset.sizes.items()
         )
         build = act_small if config.preset == "small" else act_full
-        preset = build(cameras, dataset.state_dim, dataset.action_dim)
-        return ACTConfig.model_validate({**preset.model_dump(), **config.overrides})
+        fields = build(cameras, dataset.state_dim, dataset.action_dim).model_dump()
+        if config.overrides.get("backbone", "resnet18") != "resnet18" or config.pretrained is not None:
+            # A preset's ResNet may be a small one; these come in the published size.
+            fields |= {"backbone_width": RESNET18_WIDTH, "backbone_blocks": RESNET18_BLOCKS}
+        built = ACTConfig.model_validate({**fields, **config.overrides})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(p) for p in first["loc"])
+        where = ".".join(str(p) for p in first["loc"]) or "settings"
+        reason = first["msg"].removeprefix("Value error, ")
         raise DataError(
-            f"the data do not fit the network: {where}: {first['msg']}", "change the model or image_size"
+            f"the data do not fit the network: {where}: {reason}", "change the model or image_size"
         ) from error
+    if config.pretrained is not None:
+        find_weights(built, config.pretrained)
+    return built
+
+
+def fresh(dataset: Dataset, config: ModelConfig, seed: int) -> tuple[ACT, NormStats]:
+    """The network training begins with, and what normalises its inputs.
+
+    Pretrained backbones get pictures normalised as they were pretrained; all else is of ``dataset``.
+    Raises as `act_config` does, and PretrainedError for a file that is damaged or of another network.
+    """
+    model = build_model(act_config(dataset, config), seed)
+    pictures = None if config.pretrained is None else load_pretrained(model, config.pretrained)
+    return model, norm_stats(dataset, pictures)
 
 
 def build_model(config: ACTConfig, seed: int) -> ACT:
@@ -45,13 +74,18 @@ def build_model(config: ACTConfig, seed: int) -> ACT:
         return ACT(config)
 
 
-def norm_stats(dataset: Dataset) -> NormStats:
-    """Mean and standard deviation of state, action (raw units) and image channels (RGB in 0…1)."""
+def norm_stats(dataset: Dataset, pictures: FeatureStats | None = None) -> NormStats:
+    """Mean and standard deviation of state, action (raw units) and image channels (RGB in 0…1).
+
+    ``pictures``, when given, stands for every camera instead of the data's own.
+    """
     images: dict[str, FeatureStats] = {}
     count = len(dataset)
     rows = torch.linspace(0, count - 1, min(count, _IMAGE_SAMPLES)).long().unique()
     for name in dataset.sizes:
-        images[name] = _floored(feature_stats(dataset.picture(name, rows.numpy()).float() / 255.0))
+        images[name] = pictures or _floored(
+            feature_stats(dataset.picture(name, rows.numpy()).float() / 255.0)
+        )
     return NormStats(
         state=_floored(feature_stats(dataset.state)),
         action=_floored(feature_stats(dataset.action)),

@@ -19,6 +19,10 @@ class CheckpointError(PolicyError):
     """A LeRobot checkpoint that is incomplete or outside what is supported."""
 
 
+class PretrainedError(PolicyError):
+    """Pretrained weights that are missing, altered, or of another network."""
+
+
 class ExportError(PolicyError):
     """A bundle that must not be published, for instance because its forms disagree."""
 

@@ -14,6 +14,7 @@ from policies.config import ACTConfig
 from tools.config import parse
 from tools.errors import UsageError
 
+_SHORT = {"pretrained": "model.pretrained"}
 _FROM_DATA = {"state_dim", "action_dim", "cameras"}
 NETWORK_KEYS = tuple(k for k in ACTConfig.model_fields if k not in _FROM_DATA)
 """Settings of the network; they go where ``model.overrides`` is."""
@@ -22,8 +23,8 @@ NETWORK_KEYS = tuple(k for k in ACTConfig.model_fields if k not in _FROM_DATA)
 def train_config(raw: Mapping[str, Any], settings: Iterable[str], where: str = "--set") -> TrainConfig:
     """``raw`` (as TOML gives it) with the ``key=value`` settings over it.
 
-    Keys are dotted (``data.gaps``, ``jitter.brightness``); those of the network (``chunk``, ``dim``)
-    stand alone. Raises UsageError naming the key and what it may have meant.
+    Keys are dotted (``data.gaps``, ``jitter.brightness``); those of the network (``chunk``, ``dim``,
+    ``pretrained``) stand alone. Raises UsageError naming the key and what it may have meant.
     """
     values = _copy(raw)
     known = setting_keys()
@@ -32,6 +33,7 @@ def train_config(raw: Mapping[str, Any], settings: Iterable[str], where: str = "
         key = key.strip()
         if not equals or not key:
             raise UsageError(f"--set {setting!r} is not key=value, such as --set batch=64")
+        key = _SHORT.get(key, key)
         if key in NETWORK_KEYS:
             key = f"model.overrides.{key}"
         elif key not in known:

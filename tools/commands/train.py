@@ -24,12 +24,13 @@ Examples:
   ratchet train --store episodes --out out/bundle --steps 3000
   ratchet train --store episodes --where "robot = 'cr5'" --out out/cr5 --set chunk=16 --set batch=16
   ratchet train --store episodes --out out/mixed --mix 3 "kind = 'demo'" --mix 1 "flagged"
+  ratchet train --store episodes --out out/lite --set backbone=efficientnet_lite0 --pretrained imagenet
   ratchet train --out out/bundle --resume
 
 \b
 Settings for --set: those of the run (steps, batch, lr, seed, threads …), of the data (data.gaps,
 data.max_gap_ticks …), of the colour jitter (jitter.brightness …), and of the network (chunk, execute,
-dim, heads, ffn, encoder_layers, decoder_layers, use_vae, kl_weight, dropout, backbone_width …).
+dim, heads, ffn, encoder_layers, decoder_layers, use_vae, kl_weight, dropout, backbone, backbone_width …).
 """
 BASE_WHERE = "kind IN ('demo', 'import') AND outcome <> 'failure'"
 
@@ -41,6 +42,8 @@ BASE_WHERE = "kind IN ('demo', 'import') AND outcome <> 'failure'"
               help="Instead of --where, repeated: a selection and its share of every batch.")  # fmt: skip
 @click.option("--out", type=PATH, required=True, help="Where the bundle goes; must not exist.")
 @click.option("--preset", type=click.Choice(["small", "full"]), help="The network [default: small].")
+@click.option("--pretrained", type=PATH, metavar="imagenet|FILE",
+              help="Begin with the backbone's ImageNet weights, or those of a file.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(1), help="Optimiser steps [default: 3000].")
 @click.option("--image-size", type=ImageSize(), help="Train on pictures of this size.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other setting; see below.")
@@ -57,6 +60,7 @@ def train(
     mix: tuple[tuple[float, str], ...],
     out: Path,
     preset: str | None,
+    pretrained: Path | None,
     steps: int | None,
     image_size: tuple[int, int] | None,
     settings: tuple[str, ...],
@@ -78,7 +82,7 @@ def train(
 
     if out.exists():
         raise UsageError(f"{out} exists and bundles never change; choose another --out")
-    options = _options(preset, steps, image_size, settings)
+    options = _options(preset, pretrained, steps, image_size, settings)
     with disk_errors(out.parent):
         if resume:
             plan = training.stored_plan(out)
@@ -118,12 +122,19 @@ def _chosen(config: Path | None, settings: list[str]) -> TrainConfig:
 
 
 def _options(
-    preset: str | None, steps: int | None, image_size: tuple[int, int] | None, settings: tuple[str, ...]
+    preset: str | None,
+    pretrained: Path | None,
+    steps: int | None,
+    image_size: tuple[int, int] | None,
+    settings: tuple[str, ...],
 ) -> list[str]:
     """The options that are short for settings, as settings; those of ``--set`` come last and win."""
     short = []
     if preset is not None:
         short.append(f'model.preset="{preset}"')
+    if pretrained is not None:
+        # A run may be continued from another folder.
+        short.append(f"pretrained={pretrained if str(pretrained) == 'imagenet' else pretrained.absolute()}")
     if steps is not None:
         short.append(f"steps={steps}")
     if image_size is not None:
