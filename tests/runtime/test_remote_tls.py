@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,14 +14,16 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from memory_facade import MemoryFacade
 
+from protos.access.door import PeopleDoor
 from protos.access.errors import CredentialsError, ForbiddenError, UnidentifiedError
 from protos.access.roles import Caller, Role, authorise, caller_from_uris
-from protos.access.tls import TlsFiles, client_credentials, server_credentials
+from protos.access.tls import TlsFiles, client_credentials, identity_in, server_credentials
 from protos.ratchet.v1 import robot_pb2 as pb
 from runtime.remote.client import RobotCallError, RobotClient
 from runtime.remote.config import RemoteConfig
 from runtime.remote.roles import METHOD_ROLES
 from runtime.remote.server import RemoteServer
+from tools.authority import Authority as SiteAuthority
 
 DENIED = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 SERVICES = (pb.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR)
@@ -184,3 +187,43 @@ def test_wrong_files_are_one_line(authority: Authority, tmp_path: Path) -> None:
         server_credentials(good.model_copy(update={"key": tmp_path / "missing"}))
     with pytest.raises(CredentialsError, match="no private key"):
         server_credentials(good.model_copy(update={"key": good.certificate}))
+
+
+async def test_people_come_in_with_a_token_and_stopping_is_never_too_fast(tmp_path: Path) -> None:
+    site, _ = SiteAuthority.ensure(tmp_path / "authority")
+    site.server(tmp_path / "server", ["127.0.0.1"])
+    site.client(tmp_path / "robot", "robot", Role.LOOK)
+    token = site.token("anna", Role.LOOK)
+    (tmp_path / "anna").mkdir()
+    (tmp_path / "anna" / "token").write_text(token.text)
+    (tmp_path / "anna" / "ca.pem").write_bytes((tmp_path / "server" / "ca.pem").read_bytes())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        people = f"127.0.0.1:{probe.getsockname()[1]}"
+    server = tmp_path / "server"
+    config = RemoteConfig(
+        address="127.0.0.1:0",
+        tls=TlsFiles(certificate=server / "server.pem", key=server / "server.key", ca=server / "ca.pem"),
+        people=PeopleDoor(address=people, tokens=server / "tokens.pub"),
+        calls_per_s=1,
+        calls_burst=2,
+    )
+    facade = MemoryFacade()
+    remote = RemoteServer(config, facade)
+    await remote.start()
+    try:
+        async with RobotClient(people, identity_in(tmp_path / "anna")) as client:
+            await client.state()
+            await client.state()
+            with pytest.raises(RobotCallError, match="calls more than 1 times a second"):
+                await client.state()
+            for _ in range(5):
+                await client.estop("test")
+            with pytest.raises(RobotCallError, match="needs drive"):
+                async with client.control("anna"):
+                    pass
+        async with RobotClient(remote.address, identity_in(tmp_path / "anna")) as client:
+            with pytest.raises(RobotCallError):  # a token is nothing at the machines' door
+                await client.state()
+    finally:
+        await remote.stop(0.1)

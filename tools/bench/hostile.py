@@ -154,7 +154,7 @@ async def _attack(port: int, requests: int, seed: int) -> Attacked:
         kinds.update(report["kinds"])
         statuses.update(report["statuses"])
         given_up += report["given_up"]
-    return Attacked(kinds, statuses, given_up, time.monotonic() - began
+    return Attacked(kinds, statuses, given_up, time.monotonic() - began)
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,218 @@
+"""Who gets into a policy server: certificates, tokens, roles, what was taken back, and how fast."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import tiny
+
+from policy_server.config import ServerConfig
+from policy_server.gate import METHOD_ROLES
+from policy_server.server import PolicyServer
+from protos.access import tokens
+from protos.access.errors import CredentialsError, TooFastError, UnidentifiedError
+from protos.access.limits import RateLimit
+from protos.access.roles import Role
+from protos.access.tls import identity_in, open_channel
+from protos.ratchet.v1 import policy_pb2 as pb
+from protos.ratchet.v1 import policy_pb2_grpc
+from tools.authority import Authority
+from tools.commands.bench import BENCHES
+from tools.hostile.messages import MESSAGES
+
+Status = grpc.StatusCode
+NEEDS: dict[Role, list[tuple[str, Any]]] = {
+    Role.LOOK: [("Status", pb.StatusRequest())],
+    Role.DRIVE: [("Infer", tiny.make_request(1)), ("Report", pb.ReportRequest())],
+    Role.DEPLOY: [
+        ("Load", pb.LoadRequest(path="x", backend="none")),
+        ("Swap", pb.SwapRequest(version="x")),
+        ("Rollback", pb.RollbackRequest()),
+        ("Shadow", pb.ShadowRequest()),
+    ],
+}
+
+
+@dataclass
+class Site:
+    """An authority, and a server that obeys it."""
+
+    authority: Authority
+    folder: Path
+    address: str = ""
+    people: str = ""
+
+    def certificate(self, role: Role, name: str = "anna") -> Path:
+        folder = self.folder / f"{name}-{role.name}"
+        self.authority.client(folder, name, role)
+        return folder
+
+    def token(self, role: Role, days: float = 1.0, name: str = "ben") -> Path:
+        made = self.authority.token(name, role, days)
+        folder = self.folder / f"token-{made.id}"
+        folder.mkdir()
+        (folder / "token").write_text(made.text + "\n")
+        (folder / "ca.pem").write_bytes((self.authority.folder / "ca.pem").read_bytes())
+        return folder
+
+    async def call(self, identity: Path, method: str, request: Any, people: bool = False) -> Status:
+        async with open_channel(self.people if people else self.address, identity_in(identity)) as channel:
+            call = getattr(policy_pb2_grpc.PolicyServiceStub(channel), method)(request, timeout=10)
+            return await call.code()
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+async def site(place: Any, tmp_path: Path) -> AsyncIterator[Site]:
+    authority, made = Authority.ensure(tmp_path / "authority")
+    assert made
+    authority.server(tmp_path / "server", ["127.0.0.1"])
+    site = Site(authority, tmp_path, people=f"127.0.0.1:{_free_port()}")
+    server = tmp_path / "server"
+    config = place.config(
+        bundle=place.bundle("a").path,
+        address="127.0.0.1:0",
+        tls={"certificate": server / "server.pem", "key": server / "server.key", "ca": server / "ca.pem"},
+        people={"address": site.people, "tokens": server / "tokens.pub"},
+        revoked=authority.folder / "revoked",
+        calls_per_s=50,
+        calls_burst=60,
+    )
+    async with PolicyServer(config) as running:
+        site.address = f"127.0.0.1:{running.port}"
+        yield site
+
+
+def test_the_table_names_every_method_of_the_service() -> None:
+    service = pb.DESCRIPTOR.services_by_name["PolicyService"]
+    ours = {name for name in METHOD_ROLES if "PolicyService" in name}
+    assert ours == {f"/{service.full_name}/{method.name}" for method in service.methods}
+
+
+@pytest.mark.parametrize("role", list(Role))
+async def test_a_role_reaches_what_it_includes_and_no_more(site: Site, role: Role) -> None:
+    doors = ((site.certificate(role), False), (site.token(role), True))
+    for identity, people in doors:
+        for least, calls in NEEDS.items():
+            for method, request in calls:
+                status = await site.call(identity, method, request, people)
+                allowed = status not in (Status.PERMISSION_DENIED, Status.UNAUTHENTICATED)
+                assert allowed == (role >= least), f"{role.name} {method}: {status}"
+
+
+async def test_strangers_do_not_get_in(site: Site, tmp_path: Path) -> None:
+    foreign, _ = Authority.ensure(tmp_path / "foreign")
+    foreign.client(tmp_path / "eve", "eve", Role.DEPLOY)
+    (tmp_path / "eve" / "ca.pem").write_bytes((site.authority.folder / "ca.pem").read_bytes())
+    assert await site.call(tmp_path / "eve", "Status", pb.StatusRequest()) is Status.UNAVAILABLE
+    forged = site.token(Role.DEPLOY)
+    (forged / "token").write_text(foreign.token("eve", Role.DEPLOY).text)
+    assert await site.call(forged, "Status", pb.StatusRequest(), people=True) is Status.UNAUTHENTICATED
+    late = site.token(Role.DEPLOY, days=-0.001)
+    assert await site.call(late, "Status", pb.StatusRequest(), people=True) is Status.UNAUTHENTICATED
+    # A token opens the people's door only; at the machines' one there must be a certificate.
+    assert await site.call(site.token(Role.LOOK), "Status", pb.StatusRequest()) is Status.UNAVAILABLE
+    async with grpc.aio.insecure_channel(site.address) as channel:
+        call = policy_pb2_grpc.PolicyServiceStub(channel).Status(pb.StatusRequest(), timeout=5)
+        assert await call.code() is Status.UNAVAILABLE
+
+
+async def test_what_is_taken_back_counts_no_more_while_the_server_runs(site: Site) -> None:
+    certificate, token = site.certificate(Role.LOOK, "ann"), site.token(Role.LOOK, name="ann")
+    other = site.certificate(Role.LOOK, "ben")
+    ask = pb.StatusRequest()
+    assert await site.call(certificate, "Status", ask) is Status.OK
+    assert await site.call(token, "Status", ask, people=True) is Status.OK
+    assert {one.kind for one in site.authority.revoke("ann")} == {"certificate", "token"}
+    await asyncio.sleep(1.1)  # the list is looked at once a second
+    assert await site.call(certificate, "Status", ask) is Status.UNAUTHENTICATED
+    assert await site.call(token, "Status", ask, people=True) is Status.UNAUTHENTICATED
+    assert await site.call(other, "Status", ask) is Status.OK
+    (site.authority.folder / "revoked").write_text("what is this\n")
+    await asyncio.sleep(1.1)
+    assert await site.call(other, "Status", ask) is Status.UNAUTHENTICATED  # it may name anybody
+
+
+async def test_one_caller_cannot_take_all_the_calls(site: Site) -> None:
+    identity = site.certificate(Role.LOOK)
+    async with open_channel(site.address, identity_in(identity)) as channel:
+        stub = policy_pb2_grpc.PolicyServiceStub(channel)
+        seen = []
+        for _ in range(6):
+            calls = [stub.Status(pb.StatusRequest(), timeout=10) for _ in range(32)]
+            seen += [await call.code() for call in calls]
+    assert set(seen) == {Status.OK, Status.RESOURCE_EXHAUSTED}
+    assert await site.call(site.certificate(Role.LOOK, "ben"), "Status", pb.StatusRequest()) is Status.OK
+
+
+def test_pace_is_kept_for_each_caller_in_bounded_memory() -> None:
+    now = 0.0
+    limit = RateLimit(10.0, 2.0, lambda: now)
+    limit.take("a")
+    limit.take("a")
+    with pytest.raises(TooFastError, match="a calls more than 10 times a second"):
+        limit.take("a")
+    limit.take("b")
+    now = 0.1
+    limit.take("a")
+    for number in range(5000):
+        limit.take(f"caller {number}")
+    assert len(limit._buckets) <= 1024
+
+
+@pytest.mark.parametrize(
+    "text", ["", "rt1", "rt1..", "rt1.e30.AAAA", "rt2.e30." + "A" * 86, "rt1." + "A" * 5000 + "." + "A" * 86]
+)
+def test_what_is_no_token_is_refused(tmp_path: Path, text: str) -> None:
+    authority, _ = Authority.ensure(tmp_path / "a")
+    from protos.access.door import read_token_key
+
+    with pytest.raises(UnidentifiedError):
+        tokens.verify(text, read_token_key(authority.folder / "tokens.pub"), "ratchet")
+
+
+def test_a_token_is_for_one_trust_domain_and_cannot_be_changed(tmp_path: Path) -> None:
+    from protos.access.door import read_token_key
+
+    authority, _ = Authority.ensure(tmp_path / "a")
+    public = read_token_key(authority.folder / "tokens.pub")
+    token = authority.token("anna", Role.LOOK)
+    assert tokens.verify(token.text, public, "ratchet").caller == token.caller
+    with pytest.raises(UnidentifiedError, match="is for ratchet, not for elsewhere"):
+        tokens.verify(token.text, public, "elsewhere")
+    head, body, signature = token.text.split(".")
+    other = authority.token("anna", Role.DEPLOY).text.split(".")[1]
+    with pytest.raises(UnidentifiedError, match="not signed"):
+        tokens.verify(f"{head}.{other}.{signature}", public, "ratchet")
+    assert body != other
+
+
+def test_files_that_cannot_be_used_are_one_line_at_the_start(place: Any, tmp_path: Path) -> None:
+    from policy_server.errors import ConfigError
+
+    tls = {"certificate": tmp_path / "none.pem", "key": tmp_path / "none.key", "ca": tmp_path / "ca.pem"}
+    (tmp_path / "revoked").write_text("nonsense\n")
+    config: ServerConfig = place.config(address="unix:/tmp/x", revoked=tmp_path / "revoked")
+    with pytest.raises(ConfigError, match="holds 'nonsense', no revocation"):
+        PolicyServer(config)
+    with pytest.raises(CredentialsError, match=r"neither client\.pem nor token"):
+        identity_in(tmp_path)
+    assert place.config(address="127.0.0.1:0", tls=tls, plaintext=False).tls is not None
+
+
+def test_the_hostile_benchmark_is_there_and_its_shares_make_a_whole() -> None:
+    assert "hostile" in BENCHES
+    assert sum(share for _, share in MESSAGES.values()) == pytest.approx(1.0)
