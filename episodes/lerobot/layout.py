@@ -56,9 +56,9 @@ class Dataset:
     def __init__(self, root: Path | str) -> None:
         """Reads the metadata. Raises ImportRefusedError naming the file that is missing or malformed."""
         self.root = Path(root)
-        self._home = bounds.home(self.root)
+        self._home = bounds.Home(self.root)
         for path in (*self.root.glob("meta/*"), *self.root.glob("meta/episodes/*/*.parquet")):
-            bounds.inside(path, self._home)
+            self._home.inside(path)
         where = self.root / "meta" / "info.json"
         self.info = json_object(where)
         self.version = str(self.info.get("codebase_version"))
@@ -138,7 +138,7 @@ class Dataset:
         return [indices[0], indices[-1]] if indices else []
 
     def _inside(self, relative: str) -> Path:
-        return bounds.inside(self.root / relative, self._home)
+        return self._home.inside(self.root / relative)
 
 
 class _EpisodesV21(Mapping[int, SourceEpisode]):

@@ -5,6 +5,7 @@ Errors are what training or LeRobot would trip over; warnings are what a person 
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from episodes.errors import StoreError
-from episodes.lerobot.lint_views import Camera, Numbers, View, set_faults, views
+from episodes.lerobot.lint_views import (
+    Camera,
+    Numbers,
+    View,
+    action_columns,
+    column_name,
+    set_faults,
+    views,
+)
 from episodes.lerobot.plan import ON_GRID_S
 
 Severity = Literal["error", "warning"]
@@ -68,8 +77,11 @@ def lint(
     """Look at every episode of the set or store in ``path``.
 
     ``limits``: lowest and highest value of an action by column name, in its unit. Without ``pictures``
-    nothing is decoded. Raises ImportRefusedError, StoreError when it cannot be opened at all.
+    nothing is decoded. Raises ImportRefusedError, StoreError when it cannot be opened at all, or when no
+    action has a column of a name in ``limits``.
     """
+    if limits:
+        _refuse_unknown(limits, action_columns(Path(path), where), path)
     report = LintReport(str(path))
     report.findings += [Finding(c, _severity(s), "", t) for c, s, t in set_faults(Path(path))]
     for view in views(Path(path), where):
@@ -87,6 +99,14 @@ def lint(
         if progress is not None:
             progress(report.episodes)
     return report
+
+
+def _refuse_unknown(limits: Limits, known: list[str], path: Path | str) -> None:
+    for name in limits:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"its columns: {', '.join(known) or 'none'}"
+            raise StoreError(f"no action in {path} has a column {name!r}", hint)
 
 
 _Found = Iterator[tuple[str, str, str]]
@@ -186,7 +206,7 @@ def _limits(view: View, limits: Limits) -> _Found:
     if action is None:
         return
     for column in range(action.values.shape[1]):
-        name = action.names[column] if column < len(action.names) else f"[{column}]"
+        name = column_name(action.names, column)
         low, high = limits.get(name, (-7.0, 7.0) if action.unit == "rad" else (-np.inf, np.inf))
         values = action.values[:, column]
         outside = (values < low) | (values > high)

@@ -78,6 +78,24 @@ def views(path: Path, where: str = "true") -> Iterator[View]:
         yield _of_dataset(dataset, dataset.episodes[index])
 
 
+def column_name(names: tuple[str, ...], column: int) -> str:
+    """What a column of a stream is called: by its place where it has no name."""
+    return names[column] if column < len(names) else f"[{column}]"
+
+
+def action_columns(path: Path, where: str = "true") -> list[str]:
+    """The columns actions have in a set or store."""
+    kinds: dict[tuple[tuple[str, ...], int], None] = {}
+    if (path / "store.json").exists():
+        with EpisodeStore.open(path, create=False, mode="r") as store:
+            for episode_id in store.select(where):
+                if (meta := store.read(episode_id).meta.streams.get("action")) is not None:
+                    kinds[meta.names, int(np.prod(meta.shape, dtype=int))] = None
+    elif (feature := Dataset(path).features.get("action")) is not None:
+        kinds[feature.names, int(np.prod(feature.shape))] = None
+    return list(dict.fromkeys(column_name(names, i) for names, width in kinds for i in range(width)))
+
+
 def set_faults(path: Path) -> list[tuple[str, str, str]]:
     """What is wrong with a LeRobot set as a whole; nothing for a store."""
     if (path / "store.json").exists():

@@ -100,7 +100,9 @@ def _facts(dataset: Dataset, episode: SourceEpisode, missing_video: bool) -> Fac
         columns = frozenset(file.schema_arrow.names)
         off = 0.0
         if "timestamp" in columns:
-            times = np.asarray(file.read(columns=["timestamp"])["timestamp"].to_numpy(), np.float64)
+            times = np.asarray(
+                file.read(columns=["timestamp"], use_threads=False)["timestamp"].to_numpy(), np.float64
+            )
             off = float(np.nan_to_num(np.abs(times - np.arange(len(times)) / dataset.fps), nan=9.9).max())
     videos = {}
     for key, span in episode.videos.items():

@@ -90,12 +90,15 @@ def write_rows(recipe: Recipe, file: OutFile, path: Path) -> Iterator[Written]:
     columns = schema(recipe.features)
     with pq.ParquetWriter(path, columns, compression="snappy") as writer:
         waiting: list[Any] = []
+        held = 0
         for part in file.parts:
             table, written = _episode(recipe, part, columns)
             waiting.append(table)
-            if sum(t.nbytes for t in waiting) >= _GROUP_BYTES:
+            held += table.nbytes
+            if held >= _GROUP_BYTES:
                 writer.write_table(pa.concat_tables(waiting))
                 waiting.clear()
+                held = 0
             yield written
         if waiting:
             writer.write_table(pa.concat_tables(waiting))

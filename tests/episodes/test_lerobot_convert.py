@@ -25,6 +25,7 @@ from episodes.lerobot.convert import ConvertOptions, ConvertProgress, convert_v3
 from episodes.lerobot.durable import only_writer
 from episodes.lerobot.layout import Dataset
 from episodes.lerobot.plan import Limits
+from episodes.lerobot.staging import Staging
 from episodes.lerobot.v30 import STAGING as NAME
 from episodes.lerobot.video import video_frames
 
@@ -206,6 +207,77 @@ def test_a_changed_source_starts_anew(tmp_path: Path, monkeypatch: pytest.Monkey
     report = convert_v30(old, new)
     assert not report.resumed
     assert report.rows == 20
+
+
+def test_what_an_interrupted_run_left_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when there is nothing more to convert, and when what was made is wrong."""
+    old, new = make_set(tmp_path / "old"), tmp_path / "new"
+    convert_v30(old, new, ConvertOptions(episodes=(0, 1)))
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(convert_module, "check_rows", stop)
+        with pytest.raises(KeyboardInterrupt):
+            convert_v30(old, new)
+    assert (new / NAME).exists()
+    report = convert_v30(old, new, ConvertOptions(episodes=(0, 1)))
+    assert (report.episodes, report.skipped) == ({}, [0, 1])
+    assert not (new / NAME).exists()
+
+    def wrong(report: Any, *_: Any) -> None:
+        report.errors.append("rows are wrong")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(convert_module, "check_rows", wrong)
+        with pytest.raises(ImportRefusedError, match="failed its own checks: rows are wrong"):
+            convert_v30(old, new)
+    assert not (new / NAME).exists(), "what is wrong is not taken up again"
+    assert convert_v30(old, new).episodes == {2: 2}
+
+
+def test_a_torn_note_is_no_finished_file(tmp_path: Path) -> None:
+    staging = Staging(tmp_path)
+    staging.begin({"a": 1})
+    (staging.set / "file").write_text("x")
+    staging.finish("data", staging.set / "file", [{"n": 1}, {"n": 2}])
+    assert staging.is_finished("data")
+    assert list(staging.results("data")) == [{"n": 1}, {"n": 2}]
+    note = tmp_path / NAME / "done" / "data.jsonl"
+    whole = note.read_bytes()
+    for size in range(len(whole)):
+        note.write_bytes(whole[:size])
+        assert not staging.is_finished("data")
+
+
+def test_episodes_with_the_same_extremes_are_not_the_same(tmp_path: Path) -> None:
+    """Recognised by what is in the files, not by their footers."""
+    old, new = make_set(tmp_path / "old", (6, 6)), tmp_path / "new"
+    for folder in (old / "videos",):
+        shutil.rmtree(folder)
+    options = ConvertOptions(allow_missing_video=True)
+    convert_v30(old, new, options)
+    path = old / "data/chunk-000/episode_000001.parquet"
+    table = pq.read_table(path)
+    rows = table["action"].to_pylist()
+    rows[2], rows[3] = rows[3], rows[2]
+    column = table.schema.get_field_index("action")
+    pq.write_table(
+        table.set_column(column, table.schema.field(column), pa.array(rows, table.schema.field(column).type)),
+        path,
+    )
+    again = convert_v30(old, new, options)
+    assert (again.episodes, again.skipped) == ({1: 2}, [0])
+
+
+def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
+    old, new = make_set(tmp_path / "old"), tmp_path / "new"
+    new.mkdir()
+    (new / "thesis.txt").write_text("all of it")
+    with pytest.raises(ImportRefusedError, match=r"not empty .*thesis\.txt"):
+        convert_v30(old, new)
+    assert [p.name for p in new.iterdir()] == ["thesis.txt"]
 
 
 def test_two_conversions_into_one_set_are_refused(tmp_path: Path) -> None:

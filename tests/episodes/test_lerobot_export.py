@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from episode_helpers import LOSSLESS, SPEC, TICK_NS, picture, record_episode, state
 from lerobot_helpers import H264
 
 from episodes.arrays import load_frames
-from episodes.errors import ImportRefusedError, StoreError
+from episodes.errors import ImportRefusedError, StoreError, StoreLockedError
+from episodes.files import FileLayer
 from episodes.lerobot import encode, export_episode
 from episodes.lerobot.exporter import ExportOptions, export_lerobot
 from episodes.lerobot.importer import import_lerobot
 from episodes.lerobot.layout import Dataset
 from episodes.store import EpisodeStore
+from tools.commands.episodes_export import command
 
 KEY = "observation.images.front"
 BOTH = pytest.mark.parametrize("to", ["v2.1", "v3.0"])
@@ -128,13 +132,155 @@ def test_stored_jpegs_are_copied_byte_for_byte(store: EpisodeStore, tmp_path: Pa
     assert [c["bytes"] for c in table[KEY].to_pylist()] == [frames.jpeg(i) for i in (0, 0, 1, 2, 3)]
 
 
-def test_a_second_export_adds_to_the_set(store: EpisodeStore, tmp_path: Path) -> None:
-    ids = [record_episode(store, 10), record_episode(store, 14)]
+def test_a_second_export_adds_only_what_is_new(store: EpisodeStore, tmp_path: Path) -> None:
+    """In whatever order, and although all episodes hold the same data."""
+    ids = [record_episode(store, 10) for _ in range(4)]
     options = ExportOptions(video=H264)
+    first = export_lerobot(store, [ids[2], ids[1]], tmp_path / "set", options)
+    assert (first.episodes, first.rows) == ({ids[2]: 0, ids[1]: 1}, 20)
+    again = export_lerobot(store, ids[:3], tmp_path / "set", options)
+    assert (again.episodes, again.rows, again.frames) == ({ids[0]: 2}, 10, 10)
+    assert again.skipped == ids[1:3]
+    nothing = export_lerobot(store, ids[:3], tmp_path / "set", options)
+    assert (nothing.episodes, nothing.rows, nothing.conversion) == ({}, 0, None)
+    export_lerobot(store, ids, tmp_path / "set", options)
+    dataset = Dataset(tmp_path / "set")
+    assert [e.length for e in dataset.episodes.values()] == [10, 10, 10, 10]
+    labels = [dataset.labels.of(i, 10) for i in range(4)]
+    assert [label.id for label in labels if label] == [ids[2], ids[1], ids[0], ids[3]]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["set", "store"], "nothing is left behind"
+
+
+def test_the_command_says_what_was_really_written(store: EpisodeStore, tmp_path: Path) -> None:
+    record_episode(store, 10)
+    store.sync()
+    arguments = [str(tmp_path / "set"), "--store", str(store.root), "--codec", "h264"]
+    first = CliRunner().invoke(command, arguments)
+    assert first.exit_code == 0, first.output
+    assert "exported 1 episodes, 10 rows, 10 pictures" in first.output
+    record_episode(store, 12)
+    store.sync()
+    second = CliRunner().invoke(command, arguments)
+    assert "exported 1 episodes, 12 rows, 12 pictures" in second.output
+    assert "; 1 were there already" in second.output
+    third = CliRunner().invoke(command, arguments)
+    assert "exported 0 episodes, 0 rows, 0 pictures" in third.output
+    assert "; 2 were there already" in third.output
+
+
+@BOTH
+def test_two_exports_into_one_folder_are_refused(store: EpisodeStore, tmp_path: Path, to: Any) -> None:
+    ids = [record_episode(store, 5)]
+    options = ExportOptions(to=to, video=H264)
+    refused: list[str] = []
+
+    def second(done: int, total: int, what: str) -> None:
+        with pytest.raises(StoreLockedError, match="is being written by process") as caught:
+            export_lerobot(store, ids, tmp_path / "set", options)
+        refused.append(str(caught.value))
+
+    export_lerobot(store, ids, tmp_path / "set", options, second)
+    assert refused
+    assert "\n" not in refused[0]
+    assert len(Dataset(tmp_path / "set").episodes) == 1
+
+
+@BOTH
+def test_a_folder_with_other_things_in_it_is_refused(store: EpisodeStore, tmp_path: Path, to: Any) -> None:
+    ids = [record_episode(store, 5)]
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
+    with pytest.raises(ImportRefusedError, match=r"not empty .*cat\.jpg"):
+        export_lerobot(store, ids, tmp_path / "photos", ExportOptions(to=to, video=H264))
+    assert [p.name for p in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
+    (tmp_path / "empty").mkdir()
+    export_lerobot(store, ids, tmp_path / "empty", ExportOptions(to=to, video=H264))
+    assert len(Dataset(tmp_path / "empty").episodes) == 1
+
+
+def test_what_can_be_known_before_is_refused_before_anything_is_encoded(
+    store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = record_episode(store, 5)
+    target, options = tmp_path / "set", ExportOptions(video=H264)
+    export_lerobot(store, [one], target, options)
+    before = sorted(p for p in tmp_path.rglob("*") if "store" not in p.parts)
+    monkeypatch.delattr(export_episode, "encode_video")
+    writer = store.begin(SPEC, config=LOSSLESS, started_ns=0)
+    writer.append("action", 0, 0, state(0))
+    writer.append("observation.state", 0, 0, state(0))
+    blind = writer.end("success").wait().id
+    slow = record_episode(store, 5, fps=15.0)
+    two = record_episode(store, 6)
+    cases: list[tuple[list[str], ExportOptions, str]] = [
+        ([two, blind], options, "no picture of camera front"),
+        ([two, slow], options, "15 ticks a second.* has 30; give --fps"),
+        ([two], replace(options, fps=10), "30 frames a second, the store has 10"),
+        ([two], replace(options, streams=("action",)), r"observation\.state is absent"),
+        ([two], replace(options, streams=("nothing",)), "no stream nothing"),
+        ([two], replace(options, pictures="image"), "image"),
+        ([two], replace(options, to="v2.1"), "holds a set"),
+    ]
+    for ids, wanted, words in cases:
+        with pytest.raises(StoreError, match=words):
+            export_lerobot(store, ids, target, wanted)
+    assert sorted(p for p in tmp_path.rglob("*") if "store" not in p.parts) == before
+
+
+def test_a_note_is_whole_and_later_than_what_it_notes(
+    store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut could leave: no note without the files it speaks of, and none that is torn."""
+    log: list[tuple[str, str]] = []
+    sync, rename = FileLayer.sync_path, FileLayer.rename
+
+    def synced(self: FileLayer, path: Path) -> None:
+        log.append(("sync", path.name))
+        sync(self, path)
+
+    def renamed(self: FileLayer, source: Path, target: Path) -> None:
+        log.append(("rename", target.name))
+        rename(self, source, target)
+
+    monkeypatch.setattr(FileLayer, "sync_path", synced)
+    monkeypatch.setattr(FileLayer, "rename", renamed)
+    export_lerobot(store, [record_episode(store, 5)], tmp_path / "set", ExportOptions(to="v2.1", video=H264))
+    note = log.index(("rename", "000000.json"))
+    for before in ("episode_000000.mp4", "episode_000000.tmp", "000000.json.tmp"):
+        assert ("sync", before) in log[:note], before
+    assert log[note + 1] == ("sync", ".lines")
+
+
+@BOTH
+def test_a_torn_note_is_made_again(store: EpisodeStore, tmp_path: Path, to: Any) -> None:
+    ids = [record_episode(store, 10), record_episode(store, 14)]
+
+    def stop(done: int, total: int, what: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_lerobot(store, ids, tmp_path / "set", ExportOptions(to=to, video=H264), stop)
+    note = tmp_path / ".set.export/.lines/000000.json"
+    note.write_bytes(note.read_bytes()[:50])
+    report = export_lerobot(store, ids, tmp_path / "set", ExportOptions(to=to, video=H264))
+    assert (report.reused, report.frames) == (0, 24)
+
+
+def test_nothing_of_an_export_that_was_given_up_gets_into_the_next(
+    store: EpisodeStore, tmp_path: Path
+) -> None:
+    ids = [record_episode(store, 5) for _ in range(3)]
+
+    def stop(done: int, total: int, what: str) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    options = ExportOptions(to="v2.1", video=H264)
+    with pytest.raises(KeyboardInterrupt):
+        export_lerobot(store, ids, tmp_path / "set", options, stop)
     export_lerobot(store, ids[:1], tmp_path / "set", options)
-    again = export_lerobot(store, ids, tmp_path / "set", options)
-    assert again.episodes == {ids[1]: 1}, "what is there already is not exported twice"
-    assert len(Dataset(tmp_path / "set").episodes) == 2
+    files = sorted(p.name for p in (tmp_path / "set").rglob("episode_*"))
+    assert files == ["episode_000000.mp4", "episode_000000.parquet"]
 
 
 def test_an_interrupted_export_uses_what_is_there(

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from episode_helpers import LOSSLESS, SPEC, TICK_NS, picture, record_episode, state
 from lerobot_helpers import H264, KEY, edit_info, frame, make_set
 
+from episodes.errors import StoreError
 from episodes.lerobot.convert import convert_v30
 from episodes.lerobot.encode import encode_video
 from episodes.lerobot.lint import LintReport, lint
@@ -158,6 +159,19 @@ def test_actions_outside_limits(tmp_path: Path) -> None:
         ("limits", "error", "episode 0"), ("limits", "error", "episode 1"),
     ]  # fmt: skip
     assert "a.pos is outside 0…5 in 1 rows, the first in row 5: 5.25" in report.findings[0].text
+
+
+def test_limits_of_columns_that_are_not_there_are_refused(store: EpisodeStore, tmp_path: Path) -> None:
+    root = make_set(tmp_path / "set")
+    with pytest.raises(StoreError, match=r"has a column 'a\.pso'; did you mean 'a\.pos'\?"):
+        lint(root, limits={"a.pso": (0.0, 1.0)}, pictures=False)
+    with pytest.raises(StoreError, match=r"its columns: a\.pos, b\.pos"):
+        lint(root, limits={"zzz": (0.0, 1.0)}, pictures=False)
+    record_episode(store, 6)
+    with pytest.raises(StoreError, match=r"has a column '\[9\]'"):
+        lint(store.root, limits={"[9]": (0.0, 1.0)}, pictures=False)
+    report = lint(store.root, limits={"[1]": (0.0, 1.0)}, pictures=False)
+    assert any("action [1] is outside 0…1" in f.text for f in report.findings)
 
 
 def test_a_store_is_judged_by_its_real_times(store: EpisodeStore) -> None:

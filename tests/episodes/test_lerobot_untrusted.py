@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from lerobot_helpers import KEY, edit_info, make_set
 
 from episodes.errors import ImportRefusedError
 from episodes.lerobot import bounds
+from episodes.lerobot.convert import convert_v30
 from episodes.lerobot.importer import import_lerobot
 from episodes.lerobot.layout import Dataset
 from episodes.store import EpisodeStore
@@ -99,3 +103,127 @@ def test_clear_meanings_are_imported_and_listed(store: EpisodeStore, tmp_path: P
         "no frame_index column", "no episode_index, index, task_index column",
     ):  # fmt: skip
         assert expected in text
+
+
+def _one_value(path: Path, rows: int) -> None:
+    """A file of some kilobytes that is ``rows`` equal numbers."""
+    pq.write_table(pa.table({"timestamp": pa.array(np.zeros(rows, np.int64))}), path)
+
+
+def test_few_bytes_that_become_many_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "numbers.parquet"
+    _one_value(path, 2_000_000)
+    assert path.stat().st_size < 100_000
+    monkeypatch.setattr(bounds, "GROUP_BYTES", 8_000_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(pq.ParquetFile, "read", lambda *_, **__: pytest.fail("was read"))
+        with pytest.raises(ImportRefusedError, match="holds 16000000 bytes of numbers"):
+            bounds.read(path)
+        patch.setattr(bounds, "ROWS", 1_000_000)
+        with pytest.raises(ImportRefusedError, match=r"2000000 rows .* more than this program reads"):
+            bounds.read(path)
+    lists = pa.array([[0.0] * 1000] * 2000, pa.list_(pa.float32()))
+    pq.write_table(pa.table({"observation.state": lists, "x": [0] * 2000}), path)
+    assert path.stat().st_size < 100_000
+    monkeypatch.setattr(bounds, "GROUP_BYTES", 7_000_000)
+    with pytest.raises(ImportRefusedError, match="bytes of numbers"):
+        bounds.read(path, ["observation.state"])
+    assert len(bounds.read(path, ["x"])) == 2000
+
+
+def test_one_large_text_used_many_times_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "texts.parquet"
+    pq.write_table(pa.table({"note": pa.array(["x" * 100_000] * 3000)}), path)
+    assert path.stat().st_size < 100_000
+    monkeypatch.setattr(bounds, "GROUP_BYTES", 20_000_000)
+    with pytest.raises(ImportRefusedError, match="holds more than 20000000 bytes"):
+        bounds.read(path)
+    monkeypatch.setattr(bounds, "GROUP_BYTES", 400_000_000)
+    assert len(bounds.read(path)) == 3000
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["meta/info.json", "meta/episodes.jsonl", "data/chunk-000/episode_000000.parquet",
+     f"videos/chunk-000/{KEY}/episode_000000.mp4"],
+)  # fmt: skip
+@pytest.mark.timeout(20)
+def test_pipes_and_links_out_of_the_set_are_refused(store: EpisodeStore, tmp_path: Path, name: str) -> None:
+    root = make_set(tmp_path / "set", (3,))
+    secret = tmp_path / "secret"
+    (root / name).rename(secret)
+    (root / name).symlink_to(secret)
+    for attempt in (lambda: import_lerobot(root, store), lambda: convert_v30(root, tmp_path / "new")):
+        with pytest.raises(ImportRefusedError, match="leads outside the dataset"):
+            attempt()
+    (root / name).unlink()
+    os.mkfifo(root / name)
+    for attempt in (lambda: import_lerobot(root, store), lambda: convert_v30(root, tmp_path / "new")):
+        with pytest.raises(ImportRefusedError, match=r"is no plain file|is missing"):
+            attempt()
+    assert store.ids() == []
+
+
+def test_a_hugging_face_snapshot_is_read_through_its_links(store: EpisodeStore, tmp_path: Path) -> None:
+    """The cache of the hub keeps files in blobs/ and links to them from snapshots/REVISION/."""
+    root = make_set(tmp_path / "plain", (3, 4))
+    cache = tmp_path / "datasets--someone--set"
+    (cache / "blobs").mkdir(parents=True)
+    snapshot = cache / "snapshots" / "0123abcd"
+    for number, path in enumerate(sorted(p for p in root.rglob("*") if p.is_file())):
+        link = snapshot / path.relative_to(root)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(cache / "blobs" / f"{number:064x}")
+        link.symlink_to(os.path.relpath(cache / "blobs" / f"{number:064x}", link.parent))
+    assert len(import_lerobot(snapshot, store).imported) == 2
+    assert len(convert_v30(snapshot, tmp_path / "new").episodes) == 2
+    (snapshot / "meta/tasks.jsonl").unlink()
+    (snapshot / "meta/tasks.jsonl").symlink_to("/etc/hostname")
+    with pytest.raises(ImportRefusedError, match="leads outside the dataset"):
+        Dataset(snapshot)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 1.5, 2.0], "int64 .*float.* such as 1.5"),
+        ([0.0, float("nan"), 2.0], "such as nan"),
+        ([0.0, 1e30, 2.0], "such as 1e"),
+        ([0.0, None, 2.0], "values are missing"),
+    ],
+)
+def test_whole_numbers_are_never_cut_off(
+    store: EpisodeStore, tmp_path: Path, values: list[float | None], expected: str
+) -> None:
+    root = make_set(tmp_path / "set", (3,), count=lambda n: pa.array(values, pa.float64()))
+    edit_info(root, features={"count": {"dtype": "int64", "shape": [1], "names": None}})
+    for attempt in (lambda: import_lerobot(root, store), lambda: convert_v30(root, tmp_path / "new")):
+        with pytest.raises(ImportRefusedError, match=expected):
+            attempt()
+
+
+def test_whole_numbers_stored_as_floats_are_a_repair(store: EpisodeStore, tmp_path: Path) -> None:
+    root = make_set(tmp_path / "set", (3,), count=lambda n: pa.array([0.0, 1.0, 7.0], pa.float64()))
+    edit_info(root, features={"count": {"dtype": "uint8", "shape": [1], "names": None}})
+    report = import_lerobot(root, store)
+    values = store.read(report.imported[0]).streams["count"].values
+    assert (values.tolist(), values.dtype) == ([0, 1, 7], np.uint8)
+    assert "count is stored as double, info.json says uint8; read as uint8" in report.notes[0]
+    _edit_column(root, [0.0, 1.0, 256.0])
+    with pytest.raises(ImportRefusedError, match="such as 256"):
+        import_lerobot(root, store)
+
+
+def _edit_column(root: Path, values: list[float]) -> None:
+    path = root / "data/chunk-000/episode_000000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.schema.get_field_index("count"), "count", pa.array(values)), path)
+
+
+def test_ragged_lists_are_refused(store: EpisodeStore, tmp_path: Path) -> None:
+    rows = pa.array([[1.0], [2.0, 3.0], [4.0, 5.0, 6.0]], pa.list_(pa.float32()))
+    root = make_set(tmp_path / "set", (3,), action=lambda n: rows)
+    with pytest.raises(ImportRefusedError, match="lists are of different lengths"):
+        import_lerobot(root, store)

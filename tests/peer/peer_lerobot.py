@@ -28,7 +28,9 @@ from episodes.lerobot.layout import Dataset
 from episodes.lerobot.plan import Limits
 from episodes.lerobot.tables import to_numbers
 from episodes.reader import Episode
+from episodes.spec import CameraSpec, EpisodeSpec, StreamSpec
 from episodes.store import EpisodeStore
+from episodes.writer import WriterConfig
 
 V21 = Path(__file__).parents[3] / "shared" / "fixtures" / "cr5_pick_v21"
 READS = Path(__file__).with_name("lerobot_reads.py")
@@ -88,6 +90,9 @@ def _of_store(episode: Episode, number: int, pictures: dict[str, str]) -> dict[s
     clock = episode.streams["action"]
     numbers["capture_time_ns"] = (clock.t_ns - clock.t_ns[0]).tolist()
     numbers["capture_seq"] = clock.seq.tolist()
+    numbers["next.success"] = [False] * (len(clock) - 1) + [episode.meta.outcome == "success"]
+    for column, spans in (("flagged", episode.flags), ("is_intervention", episode.interventions)):
+        numbers[column] = [any(s.start_ns <= t <= s.end_ns for s in spans) for t in clock.t_ns.tolist()]
     return {
         "episode": number, "task": episode.meta.task, "length": len(clock), "numbers": numbers,
         "pictures": pictures,
@@ -115,11 +120,38 @@ def test_a_set_added_to_that_lerobot_converted(peer: str, tmp_path: Path) -> Non
     _judge(peer, "LeRobot's conversion, then added to", tmp_path / "set", want)
 
 
+def _with_flags(store: EpisodeStore) -> str:
+    """Episode 18 again as if it had been recorded here: with flags and a take-over."""
+    imported = import_lerobot(V21, store, episodes=[18], image_size=(240, 320)).imported[18]
+    old = store.read(imported)
+    spec = EpisodeSpec(
+        task=old.meta.task, fps=old.meta.fps, kind="import", provenance=old.meta.provenance,
+        streams=tuple(
+            StreamSpec(name=n, dtype=s.dtype, shape=s.shape, unit=s.unit, names=s.names)
+            for n, s in old.meta.streams.items()
+        ),
+        cameras=tuple(CameraSpec(name=n, height=c.height, width=c.width) for n, c in old.meta.cameras.items()),
+    )  # fmt: skip
+    writer = store.begin(spec, started_ns=0, config=WriterConfig(wait_when_full=True))
+    for name, stream in old.streams.items():
+        for row in range(len(stream)):
+            writer.append(name, int(stream.t_ns[row]), int(stream.seq[row]), stream.values[row])
+    frames = old.frames("top")
+    for row in range(len(frames)):
+        writer.append_jpeg("top", int(frames.t_ns[row]), int(frames.seq[row]), frames.jpeg(row))
+    times = old.streams["action"].t_ns
+    writer.flag("stuck", int(times[20]), int(times[31]), 2.5, {"joint": "a"})
+    writer.flag("slow", int(times[60]), int(times[60]), 1.0)
+    writer.intervention(int(times[40]), int(times[55]), "leader arm")
+    return writer.end("failure", "dropped it").wait().id
+
+
 @pytest.mark.parametrize("codec", ["av1", "h264"])
 def test_an_exported_store(peer: str, tmp_path: Path, codec: Any) -> None:
     """v3.0 straight; v2.1 through LeRobot's own converter; frames against the exported videos."""
     with EpisodeStore.open(tmp_path / "store") as store:
-        ids = list(import_lerobot(V21, store, episodes=[5, 12, 18], image_size=(240, 320)).imported.values())
+        chosen = import_lerobot(V21, store, episodes=[5, 12], image_size=(240, 320), outcome="success")
+        ids = [*chosen.imported.values(), _with_flags(store)]
         for to in ("v2.1", "v3.0"):
             export_lerobot(store, ids, tmp_path / to, ExportOptions(to=to, video=VideoFormat(codec)))  # type: ignore[arg-type]
         key = "observation.images.top"
