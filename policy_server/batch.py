@@ -36,6 +36,8 @@ class Answer:
 
 
 Outcome = Answer | ServerError
+#: One observation in memory of its own: state (1, S), pictures (1, H, W, 3) by camera.
+Observed = tuple[npt.NDArray[np.float32], dict[str, npt.NDArray[np.uint8]]]
 
 
 class BatchRunner:
@@ -72,6 +74,12 @@ class BatchRunner:
             else broken
             for n, job in enumerate(jobs)
         ]
+
+    def observed(self, row: int) -> Observed:
+        """A copy of a row of the last run."""
+        return self._state[row : row + 1].copy(), {
+            n: s[row : row + 1].copy() for n, s in self._images.items()
+        }
 
     def _gather(self, jobs: Sequence[Job[Answer]], spec: IOSpec) -> dict[int, ServerError]:
         """Copy the inputs into the stacks, one row a job; the rows of those that are returned hold rubbish.

@@ -10,6 +10,7 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from policy_server.errors import ConfigError
+from policy_server.probation import ProbationConfig
 from protos.access.door import AccessConfig
 
 Backend = Literal["onnx", "onnx-int8", "torch", "compile"]
@@ -72,6 +73,13 @@ class ServerConfig(AccessConfig):
     )
     stop_grace_s: float = Field(default=2.0, ge=0.0, le=60.0)
     reflection: bool = True
+    state: Path | None = Field(
+        default=None,
+        description="file that remembers over a restart what serves, who is on probation and who was rolled "
+        "back; none: nothing is remembered",
+    )
+    probation: ProbationConfig = ProbationConfig()
+    shadow_s: float = Field(default=60.0, gt=0.0, le=86_400.0, description="a shadow ends after this time")
 
     @field_validator("address")
     @classmethod

@@ -27,6 +27,7 @@ from policy_server.engine_wire import MAX_BATCH, Exchange, Message, exchange_byt
 _OPEN_S = 120.0
 _LOAD_S = 600.0  # torch.compile, on a small machine that is busy
 _INFER_S = 10.0
+_IDLE_S = 600.0  # spare time may be rare
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _ENDED: list[subprocess.Popen[bytes]] = []  # killed, not yet waited for
 
@@ -67,6 +68,10 @@ class EngineProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._finalizer.alive and self._process.poll() is None
 
     def close(self) -> None:
         """End the process now. Safe to call twice."""
@@ -166,6 +171,11 @@ class ProcessSession:
         """The same in the processor's spare time only, however long that takes."""
         return self._infer(state, images, idle=True)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process is there to be asked."""
+        return self._engine.alive
+
     def close(self) -> None:
         """End the process now."""
         self._engine.close()
@@ -180,7 +190,7 @@ class ProcessSession:
             exchange.state[:batch] = state
             for name, place in exchange.images.items():
                 place[:batch] = images[name]
-            self._engine.ask({"op": "infer", "batch": batch, "idle": idle}, _INFER_S)
+            self._engine.ask({"op": "infer", "batch": batch, "idle": idle}, _IDLE_S if idle else _INFER_S)
             return ChunkResult(_own(exchange.actions[:batch]), _own(exchange.features[:batch]))
 
 

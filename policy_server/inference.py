@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from policy_server.batch import Answer, BatchRunner, Outcome
+from policy_server.batch import Answer, BatchRunner, Observed, Outcome
 from policy_server.clients import Client, Clients
 from policy_server.errors import (
     ExpiredError,
@@ -69,6 +70,8 @@ class InferenceWorker:
         self._ran_ns = 0
         self._runner = BatchRunner()
         self.counters = Counters()
+        #: Called with what was run and what came of it, once the answers have gone out.
+        self.watch: Callable[[Serving, list[Job[Answer]], list[Outcome]], Awaitable[None]] | None = None
 
     @property
     def pending(self) -> int:
@@ -202,6 +205,12 @@ class InferenceWorker:
             serving.slot.costs.ran(first.batch, first.exec_ms)
         for job, outcome in zip(jobs, outcomes, strict=True):
             _settle(job, outcome)
+        if self.watch is not None:
+            await self.watch(serving, jobs, outcomes)
+
+    async def observed(self, row: int) -> Observed:
+        """A copy of one observation of the last run; only while that is what ran last, in ``watch``."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._runner.observed, row)
 
 
 def _settle(job: Job[Answer], outcome: Outcome) -> None:

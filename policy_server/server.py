@@ -51,8 +51,7 @@ class PolicyServer:
         Raises RefusedBundleError when that bundle is refused and ConfigError when the address is taken.
         """
         config = self._config
-        if config.bundle is not None:
-            await self.servicer.load(str(config.bundle), config.backend, activate=True)
+        await self.servicer.start()
         server = grpc.aio.server(interceptors=(self._gate,), options=_options(config))
         policy_pb2_grpc.add_PolicyServiceServicer_to_server(self.servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -105,6 +104,7 @@ class PolicyServer:
     async def _watch_health(self) -> None:
         while True:
             await self._set_health()
+            self.servicer.tick(_HEALTH_INTERVAL_S)
             await asyncio.sleep(_HEALTH_INTERVAL_S)
 
     async def _feed_watchdog(self) -> None:

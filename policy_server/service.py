@@ -6,23 +6,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AbstractContextManager, aclosing
 from typing import Any, NoReturn
 
 import grpc
 
-from policy_server.backends import check_backend
+from policy_server.answers import add_deployment, load_response, shadow_report
+from policy_server.batch import Answer, Outcome
 from policy_server.clients import Clients
-from policy_server.config import Backend, ServerConfig
+from policy_server.config import ServerConfig
+from policy_server.deployment import Deployment
 from policy_server.desk import RequestDesk, refusal
-from policy_server.errors import NothingServingError, PeerError, ServerError
+from policy_server.errors import (
+    InferenceError,
+    NothingServingError,
+    PeerError,
+    RequestError,
+    ServerError,
+    UnknownVersionError,
+)
 from policy_server.inference import InferenceWorker
 from policy_server.lanes import Lane, Lanes, is_local
-from policy_server.loading import Loaded, allowed_path, load_slot
+from policy_server.schedule import Job
 from policy_server.slots import BundleSlots, Serving
-from policy_server.spec import check_session
+from policy_server.spec import check_report, check_session
 from policy_server.status import describe
 from policy_server.streams import in_order
 from protos.ratchet.v1 import policy_pb2 as pb
@@ -44,8 +52,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         self.worker = InferenceWorker(self.slots, self.clients, config.max_waiting, config.max_linger_ms)
         self._desk = RequestDesk(config, self.slots, self.clients, self.lanes, self.worker)
         self._stopping = asyncio.Event()
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
-        self._loading = asyncio.Lock()
+        self.deployment = Deployment(config, self.slots)
 
     def end_streams(self) -> None:
         """End the calls that would stay open for ever; what they hold is taken back."""
@@ -55,22 +62,29 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         """Stop the threads; a load in progress is waited for."""
         self._desk.close()
         self.worker.close()
-        self._loader.shutdown(wait=True, cancel_futures=True)
+        self.deployment.close()
 
-    async def load(self, path: str, backend: str, activate: bool) -> tuple[Loaded, Serving | None]:
-        """Load a bundle beside the serving one; raises ServerError and leaves that one serving."""
-        known: Backend = check_backend(backend, self._config.backend)
-        directory = allowed_path(path, self._config.roots)
-        async with self._loading:
-            loaded = await asyncio.get_running_loop().run_in_executor(
-                self._loader, load_slot, directory, known, self._config, self.slots.check_replacement
-            )
-            # Everything below is one step of the event loop: nothing comes between the checks
-            # against the serving bundle and the switch.
-            if activate:
-                self.slots.check_replacement(loaded.slot.manifest, loaded.slot.spec, loaded.slot.version)
-            slot = self.slots.add(loaded.slot)
-            return loaded, self.slots.activate(slot) if activate else None
+    async def start(self) -> None:
+        """Load what is to be served first. Raises ServerError when it is refused."""
+        await self.deployment.start()
+        self.worker.watch = self._after_run
+
+    def tick(self, seconds: float) -> None:
+        """Let time pass on a probation."""
+        self.deployment.tick(seconds)
+
+    async def _after_run(
+        self, serving: Serving, jobs: Sequence[Job[Answer]], outcomes: Sequence[Outcome]
+    ) -> None:
+        """The answers have gone out: count the failures, and show an observation to the shadow."""
+        answers = [(row, outcome) for row, outcome in enumerate(outcomes) if isinstance(outcome, Answer)]
+        broken = any(isinstance(outcome, InferenceError) for outcome in outcomes)
+        if answers or broken:
+            self.deployment.answered(serving, fine=bool(answers))
+        shadow = self.deployment.shadows.wanted(serving.slot) if answers else None
+        if shadow is not None and not self.worker.waiting:
+            row, answer = answers[0]
+            shadow.look(await self.worker.observed(row), answer.actions, serving.slot)
 
     async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:
         try:
@@ -107,34 +121,73 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
 
     async def Load(self, request: pb.LoadRequest, context: Context) -> pb.LoadResponse:
         try:
-            loaded, serving = await self.load(request.path, request.backend, request.activate)
+            loaded, serving = await self.deployment.load(
+                request.path,
+                request.backend,
+                request.activate,
+                by_person=request.by_person,
+                probation=not request.without_probation,
+            )
         except ServerError as error:
             log.warning("load.refused path=%r reason=%s", request.path[:256], error)
             await _refuse(context, error)
-        return pb.LoadResponse(
-            version=loaded.slot.version,
-            verify_ms=loaded.verify_ms,
-            load_ms=loaded.load_ms,
-            warm_ms=loaded.warm_ms,
-            active=serving is not None,
-            epoch=self.slots.epoch,
-        )
+        return load_response(loaded, serving, self.slots.epoch)
 
     async def Swap(self, request: pb.SwapRequest, context: Context) -> pb.SwapResponse:
-        return await self._switch(request.version, context)
+        swap = self.deployment.swap(
+            request.version, by_person=request.by_person, probation=not request.without_probation
+        )
+        return await self._switch(swap, context)
 
     async def Rollback(self, request: pb.RollbackRequest, context: Context) -> pb.SwapResponse:
-        return await self._switch(None, context)
+        return await self._switch(self.deployment.roll_back(request.why), context)
+
+    async def Shadow(self, request: pb.ShadowRequest, context: Context) -> pb.ShadowReport:
+        deployment = self.deployment
+        try:
+            if not 0 <= request.seconds <= 86_400:
+                raise RequestError("seconds is not between 0 and 86400")
+            if request.stop:
+                await deployment.shadows.stop("asked to")
+            elif request.bundle:
+                await deployment.shadow(request.bundle, request.backend, request.seconds)
+        except ServerError as error:
+            log.warning("shadow.refused bundle=%r reason=%s", request.bundle[:256], error)
+            await _refuse(context, error)
+        return shadow_report(deployment.shadows.report())
+
+    async def Report(self, request: pb.ReportRequest, context: Context) -> pb.ReportResponse:
+        deployment = self.deployment
+        try:
+            check_report(request)
+            if not deployment.knows(request.version):
+                raise UnknownVersionError(f"bundle {request.version!r} has not been here; it is not counted")
+        except ServerError as error:
+            await _refuse(context, error)
+        flags = tuple(request.flags)
+        counted = not request.mixed and request.episode not in deployment.standing.reported
+        verdict = await deployment.report(
+            request.version, request.episode, request.failed, flags, request.mixed
+        )
+        serving = self.slots.serving
+        return pb.ReportResponse(
+            counted=counted,
+            failure=deployment.judge.is_failure(request.failed, flags),
+            verdict=verdict,
+            serving=serving.slot.version if serving else "",
+        )
 
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
-        return describe(self.slots, self.worker, self.clients, self.lanes, request.manifests)
+        response = describe(self.slots, self.worker, self.clients, self.lanes, request.manifests)
+        add_deployment(response, self.slots, self.deployment, self.deployment.shadows.report())
+        return response
 
-    async def _switch(self, version: str | None, context: Context) -> pb.SwapResponse:
-        """Swap to a version, or roll back when it is None."""
+    async def _switch(self, switching: Awaitable[Serving], context: Context) -> pb.SwapResponse:
+        """Answer what a swap or a rollback came to."""
         begin = time.perf_counter()
         before = self.slots.serving
         try:
-            serving = self.slots.rollback() if version is None else self.slots.swap(version)
+            serving = await switching
         except ServerError as error:
             log.warning("switch.refused reason=%s", error)
             await _refuse(context, error)

@@ -14,6 +14,7 @@ from pathlib import Path
 from policies.manifest import Manifest
 from policies.session import PolicySession
 from policy_server.costs import BatchCosts
+from policy_server.engine_process import ProcessSession
 from policy_server.errors import RefusedBundleError, RollbackError, UnknownVersionError
 from policy_server.spec import IOSpec
 
@@ -38,6 +39,16 @@ class Slot:
         """Whether the bundle carries its monitors' thresholds."""
         return self.manifest.monitors is not None
 
+    def close(self) -> None:
+        """End its engine process, if it has one."""
+        if isinstance(self.session, ProcessSession):
+            self.session.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can answer; an engine process may have ended."""
+        return not isinstance(self.session, ProcessSession) or self.session.alive
+
 
 @dataclass(frozen=True, slots=True)
 class Serving:
@@ -48,7 +59,7 @@ class Serving:
 
 
 class BundleSlots:
-    """At most ``max_resident`` slots; the active one and its predecessor are never evicted."""
+    """At most ``max_resident`` slots; the active one, its predecessor and ``pinned`` are never evicted."""
 
     def __init__(self, max_resident: int, allow_uncalibrated: bool) -> None:
         self._max_resident = max_resident
@@ -56,6 +67,7 @@ class BundleSlots:
         self._slots: list[Slot] = []  # oldest first
         self._serving: Serving | None = None
         self._previous: Slot | None = None
+        self.pinned: dict[str, Slot] = {}  # by what for
 
     @property
     def serving(self) -> Serving | None:
@@ -132,12 +144,26 @@ class BundleSlots:
             raise UnknownVersionError(f"bundle {version[:64]!r} is not loaded ({resident} is); load it first")
         return self.activate(slot)
 
-    def rollback(self) -> Serving:
-        """Serve the predecessor again. Raises RollbackError; a second rollback in a row does."""
-        if self._previous is None:
+    def rollback(self, to: Slot | None = None) -> Serving:
+        """Serve the predecessor again, or ``to``. Raises RollbackError; a second rollback in a row does."""
+        slot = to or self._previous
+        if slot is None:
             raise RollbackError("no bundle served before the present one; swap to a loaded version")
-        slot, self._previous = self._previous, None
+        self._previous = None
         return self._serve(slot)
+
+    def stand_by(self, slot: Slot) -> None:
+        """Make a resident slot the predecessor, as it was before a restart."""
+        self._previous = slot
+
+    def replace(self, dead: Slot, slot: Slot) -> None:
+        """Put ``slot`` where ``dead`` was, whose engine has gone, in every role it had."""
+        self._slots = [slot if s is dead else s for s in self._slots]
+        self.pinned = {why: slot if s is dead else s for why, s in self.pinned.items()}
+        if self._previous is dead:
+            self._previous = slot
+        if self._serving is not None and self._serving.slot is dead:
+            self._serve(slot)
 
     def _serve(self, slot: Slot) -> Serving:
         self._serving = Serving(slot, self.epoch + 1)
@@ -148,4 +174,6 @@ class BundleSlots:
 
     def _is_kept(self, slot: Slot) -> bool:
         active = self._serving.slot if self._serving else None
-        return slot is active or slot is self._previous
+        return (
+            slot is active or slot is self._previous or any(slot is pinned for pinned in self.pinned.values())
+        )

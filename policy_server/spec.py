@@ -17,6 +17,7 @@ Pixels = npt.NDArray[np.uint8]
 
 #: Longest session name a client may send.
 MAX_SESSION = 128
+_MAX_FLAGS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,15 @@ def check_session(session: str) -> None:
     """Raise RequestError for a session name that is too long."""
     if len(session) > MAX_SESSION:
         raise RequestError(f"session name has {len(session)} characters; at most {MAX_SESSION}")
+
+
+def check_report(request: pb.ReportRequest) -> None:
+    """Raise RequestError for a report of an episode whose words are too many or too long."""
+    check_session(request.session)
+    if not 0 < len(request.episode) <= MAX_SESSION or len(request.version) > MAX_SESSION:
+        raise RequestError(f"episode and version need a name of at most {MAX_SESSION} characters")
+    if len(request.flags) > _MAX_FLAGS or any(len(flag) > MAX_SESSION for flag in request.flags):
+        raise RequestError(f"more than {_MAX_FLAGS} flags, or one with a long name")
 
 
 def check_request(request: pb.InferRequest, spec: IOSpec, find_shared: FindShared) -> Inputs:

@@ -1,0 +1,146 @@
+"""What a server must remember over a restart: what serves, who is on probation, who was rolled back.
+
+One small JSON file, replaced as a whole. The registry's ledger is the history; this is the present.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from policy_server.errors import ConfigError
+
+MAX_EVENTS = 100
+_MAX_RECORDS = 256
+_MAX_REPORTED = 256
+_MAX_BYTES = 4 * 2**20
+
+EventKind = Literal["swapped", "passed", "rolled back", "bar lifted", "revived"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class Place(_Part):
+    """A bundle by version, and where it was loaded from."""
+
+    version: str = Field(max_length=64)
+    path: str = Field(max_length=4096)
+    backend: str = Field(max_length=32)
+
+
+class Tally(_Part):
+    """Episodes reported under one version."""
+
+    episodes: int = Field(default=0, ge=0)
+    failures: int = Field(default=0, ge=0)
+
+
+class Trial(_Part):
+    """A probation under way. ``left_s`` is counted down while the server runs."""
+
+    version: str = Field(max_length=64)
+    predecessor: str = Field(max_length=64)
+    bound: float = Field(gt=0.0, lt=1.0)
+    episodes: int = Field(default=0, ge=0)
+    failures: int = Field(default=0, ge=0)
+    row: int = Field(default=0, ge=0, description="failures in a row")
+    left_s: float = Field(ge=0.0)
+
+
+class Bar(_Part):
+    """Why a version must not serve again unless a person says so."""
+
+    reason: str = Field(max_length=512)
+    wall: str = Field(max_length=64)
+    by_server: bool
+
+
+class Event(_Part):
+    """Something that happened to what is served. ``wall`` is a label."""
+
+    wall: str = Field(max_length=64)
+    kind: EventKind
+    version: str = Field(max_length=64)
+    previous: str = Field(max_length=64)
+    reason: str = Field(max_length=512)
+
+
+class Standing(_Part):
+    """Everything that is kept. ``configured`` is the bundle the server was started with."""
+
+    schema_id: Literal["ratchet.standing/1"] = "ratchet.standing/1"
+    configured: str | None = Field(default=None, max_length=4096)
+    serving: Place | None = None
+    fallback: Place | None = None
+    trial: Trial | None = None
+    records: dict[str, Tally] = Field(default={}, max_length=_MAX_RECORDS + 1)
+    barred: dict[str, Bar] = Field(default={}, max_length=100_000)
+    events: list[Event] = Field(default=[], max_length=MAX_EVENTS + 1)
+    reported: list[str] = Field(default=[], max_length=_MAX_REPORTED + 1)
+
+    def record(self, version: str) -> Tally:
+        """The tally of a version, made when it has none; the oldest of very many is forgotten."""
+        tally = self.records.setdefault(version, Tally())
+        if len(self.records) > _MAX_RECORDS:
+            del self.records[next(iter(self.records))]
+        return tally
+
+    def first_report_of(self, episode: str) -> bool:
+        """Whether an episode is reported for the first time; it no longer is then."""
+        if episode in self.reported:
+            return False
+        self.reported.append(episode)
+        del self.reported[:-_MAX_REPORTED]
+        return True
+
+    def note(self, kind: EventKind, version: str, previous: str = "", reason: str = "") -> None:
+        """Add an event; the oldest go."""
+        self.events.append(
+            Event(wall=now_label(), kind=kind, version=version, previous=previous, reason=reason[:512])
+        )
+        del self.events[:-MAX_EVENTS]
+
+
+def read_standing(path: Path | None) -> Standing:
+    """What was kept; a fresh one when there is no file. Raises ConfigError when it is not readable."""
+    if path is None:
+        return Standing()
+    remedy = "move it away to start afresh: versions that were rolled back may serve again then"
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        return Standing()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; {remedy}") from error
+    try:
+        return Standing.model_validate_json(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{path} is damaged: {error.errors()[0]['msg']}; {remedy}") from error
+
+
+def write_standing(path: Path, text: str) -> None:
+    """Replace the file as a whole, on disk before this returns. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.partial")
+    with beside.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def now_label() -> str:
+    """Wall-clock time: UTC, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
