@@ -11,6 +11,8 @@ copy and no turning of colours, which at 640×480 are a sixth of the time.
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +24,7 @@ U8 = npt.NDArray[np.uint8]
 
 _SCALES = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 
-DECODER = f"simplejpeg-{simplejpeg.__version__}"
+DECODER = f"simplejpeg-{simplejpeg.__version__}-av-{version('av')}"
 """What decodes here: equal for equal pixels out of equal bytes."""
 
 
@@ -34,6 +36,11 @@ def resize(rgb: U8, size: tuple[int, int]) -> U8:
     shrinks = height < rgb.shape[0] and width < rgb.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(rgb, (width, height), interpolation=method), np.uint8)
+
+
+def encode_jpeg(rgb: U8, quality: int) -> bytes:
+    """uint8 RGB (H, W, 3) → JPEG bytes, 4:2:0."""
+    return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality, "RGB", "420"))
 
 
 def scale(stored: tuple[int, int], wanted: tuple[int, int]) -> int:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from episodes.decoding import decode_jpeg
 from episodes.draft import Draft
 from episodes.errors import RecordingError
 from episodes.journal import FrameRow, GroupBuilder, JournalWriter, RecordKind
 from episodes.spec import DropCount
+
+if TYPE_CHECKING:  # FFmpeg is loaded by episodes that need it
+    from episodes.h264 import Encoder
 
 
 class Group:
@@ -25,6 +29,7 @@ class Group:
         self._frames: list[tuple[int, FrameRow]] = []
         self._events: list[dict[str, Any]] = []
         self._drops_journaled: dict[str, DropCount] = {}
+        self._encoders: dict[int, Encoder] = {}
         self.bytes = 0
         """Encoded bytes waiting to be committed."""
 
@@ -38,14 +43,31 @@ class Group:
     ) -> None:
         """Encode one RGB picture of camera ``index``. Raises RecordingError when that fails."""
         spec = self._draft.spec
+        if spec.codec == "h264":
+            self._add(index, t_ns, seq, repeated, self._encoder(index).encode(image))
+            return
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         encoded, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, spec.jpeg_quality])
         if not encoded:
             raise RecordingError(f"a picture of {spec.cameras[index].name} cannot be encoded as JPEG")
-        self.add_jpeg(index, t_ns, seq, repeated, jpeg.tobytes())
+        self._add(index, t_ns, seq, repeated, jpeg.tobytes())
 
     def add_jpeg(self, index: int, t_ns: int, seq: int, repeated: bool, data: bytes) -> None:
-        """One picture of camera ``index`` that is a JPEG already."""
+        """One picture of camera ``index`` that is a JPEG already. Raises DamagedError when it is none."""
+        if self._draft.spec.codec == "h264":
+            self.add_frame(index, t_ns, seq, repeated, decode_jpeg(data))
+        else:
+            self._add(index, t_ns, seq, repeated, data)
+
+    def _encoder(self, index: int) -> Encoder:
+        if index not in self._encoders:
+            from episodes.h264 import Encoder  # as above
+
+            camera = self._draft.spec.cameras[index]
+            self._encoders[index] = Encoder((camera.height, camera.width), self._draft.spec.crf)
+        return self._encoders[index]
+
+    def _add(self, index: int, t_ns: int, seq: int, repeated: bool, data: bytes) -> None:
         offset, crc = self._builder.frame(index, t_ns, seq, repeated, data)
         self._frames.append((index, FrameRow(t_ns, seq, repeated, offset, len(data), crc)))
         self.bytes += len(data)

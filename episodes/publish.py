@@ -103,11 +103,13 @@ def _write_camera(
     name = f"frames.{camera.name}"
     size: dict[str, Any] = {"height": camera.height, "width": camera.width}
     write_array(files, root, f"{name}.index", rows, {"columns": FRAME_COLUMNS, **size}, table)
-    write_blob(files, root, name, total, _jpegs(source, frames), {"encoding": "jpeg", **size}, table)
+    write_blob(
+        files, root, name, total, _jpegs(source, frames), {"encoding": draft.spec.codec, **size}, table
+    )
     missing, gap = _cadence(rows)
     meta = CameraMeta(
         height=camera.height, width=camera.width, frames=len(frames), repeated=int(rows[:, 2].sum()),
-        missing=missing, max_gap_ns=gap, bytes=total,
+        missing=missing, max_gap_ns=gap, bytes=total, codec=draft.spec.codec,
     )  # fmt: skip
     return meta, rows
 

@@ -11,12 +11,14 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from episodes.decoding import decode_into
+from episodes.decoding import decode_into, encode_jpeg, resize
 from episodes.decoding import decode_jpeg as decode_jpeg  # part of this module's interface
 from episodes.errors import DamagedError, UnknownEpisodeError
 from episodes.marker import Marker, read_marker
-from episodes.spec import EpisodeMeta, FlagRow, InterventionRow
+from episodes.spec import EpisodeMeta, FlagRow, InterventionRow, PictureCodec
 from episodes.zarrfile import ArrayFile
+
+_SHOWN_QUALITY = 90  # of a JPEG that is only made to be looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +65,20 @@ class Streams(Mapping[str, StreamData]):
 
 
 class FrameSeq:
-    """The frames of one camera, each read and decoded on its own.
+    """The frames of one camera, each read and decoded when asked for.
 
-    ``t_ns``, ``seq`` int64 (n,), ``repeated`` bool (n,); ``lengths`` int64 (n,) are JPEG sizes in bytes,
-    ``size`` is (height, width) as stored.
+    ``t_ns``, ``seq`` int64 (n,), ``repeated`` bool (n,); ``lengths`` int64 (n,) are sizes in bytes as stored,
+    ``size`` is (height, width). A JPEG is decoded on its own; of H.264 its group up to there, or, read in
+    order, what is new.
     """
 
-    def __init__(self, folder: Path, camera: str, size: tuple[int, int]) -> None:
+    def __init__(
+        self, folder: Path, camera: str, size: tuple[int, int], codec: PictureCodec = "jpeg"
+    ) -> None:
         index = ArrayFile(folder / f"frames.{camera}.index").read()
         self.camera = camera
         self.size = size
+        self.codec = codec
         self.t_ns: npt.NDArray[np.int64] = index[:, 0]
         self.seq: npt.NDArray[np.int64] = index[:, 1]
         self.repeated: npt.NDArray[np.bool_] = index[:, 2].astype(bool)
@@ -85,29 +91,54 @@ class FrameSeq:
         return len(self.t_ns)
 
     def jpeg(self, index: int) -> bytes:
-        """The JPEG bytes of frame ``index``, checked. Raises IndexError, DamagedError."""
+        """Frame ``index`` as JPEG: the stored one, or one made of H.264. Raises IndexError, DamagedError."""
+        if self.codec == "h264":
+            return encode_jpeg(self._picture(index), _SHOWN_QUALITY)
+        return self.stored(index)
+
+    def stored(self, index: int) -> bytes:
+        """The bytes of frame ``index`` as stored, checked. Raises IndexError, DamagedError."""
         data = self._blob.read_bytes(int(self._offsets[index]), int(self.lengths[index]))
         return self._checked(index, data)
 
     def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
         """Frame ``index`` as uint8 RGB (H, W, 3). Raises IndexError, DamagedError."""
-        return decode_jpeg(self.jpeg(index))
+        if self.codec == "h264":
+            return self._picture(index).copy()
+        return decode_jpeg(self.stored(index), self._where(index))
 
     def read_into(self, index: int, out: npt.NDArray[np.uint8]) -> None:
         """Decode frame ``index`` into ``out`` uint8 RGB (H, W, 3), at the size of ``out``.
 
         How it gets that size is told in `episodes.decoding`. Raises IndexError, DamagedError.
         """
-        decode_into(self.jpeg(index), self.size, out, f"frame {index} of {self._blob.folder}")
+        if self.codec == "h264":
+            out[...] = resize(self._picture(index), (out.shape[0], out.shape[1]))
+        else:
+            decode_into(self.stored(index), self.size, out, self._where(index))
 
     def jpegs(self) -> list[bytes]:
-        """All JPEGs in one pass over the file, checked."""
+        """All frames as JPEG, checked: stored ones in one pass over the file."""
+        if self.codec == "h264":
+            return [self.jpeg(index) for index in range(len(self))]
         total = int(self.lengths.sum())
         blob = self._blob.read_bytes(0, total) if total else b""
         return [
             self._checked(i, blob[o : o + n])
             for i, (o, n) in enumerate(zip(self._offsets.tolist(), self.lengths.tolist(), strict=True))
         ]
+
+    def _picture(self, index: int) -> npt.NDArray[np.uint8]:
+        from episodes.h264 import decode  # FFmpeg is loaded by those who need it
+
+        if index < 0:
+            index += len(self)
+        if not 0 <= index < len(self):
+            raise IndexError(f"camera {self.camera} has frames 0 to {len(self) - 1}")
+        return decode(str(self._blob.folder), self.size, index, self.stored, self._where(index))
+
+    def _where(self, index: int) -> str:
+        return f"frame {index} of {self._blob.folder}"
 
     def _checked(self, index: int, data: bytes) -> bytes:
         if google_crc32c.value(data) != int(self._crcs[index]):
@@ -162,4 +193,4 @@ class Episode:
                 f"episode {self.id} has no camera {camera!r}; it has {', '.join(self.cameras) or 'none'}"
             )
         described = self.meta.cameras[camera]
-        return FrameSeq(self.folder, camera, (described.height, described.width))
+        return FrameSeq(self.folder, camera, (described.height, described.width), described.codec)

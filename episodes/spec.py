@@ -17,6 +17,7 @@ from episodes.errors import RecordingError
 
 Kind = Literal["demo", "rollout", "intervention", "import"]
 Outcome = Literal["success", "failure", "unknown"]
+PictureCodec = Literal["jpeg", "h264"]
 DType = Literal["float32", "float64", "uint8", "int32", "int64", "uint16", "bool"]
 
 
@@ -76,7 +77,9 @@ class EpisodeSpec(Frozen):
     """What will be recorded, and where it comes from; written before any data.
 
     ``fps`` is the control rate in Hz. ``provenance`` is free JSON (calibration, bundle, firmware,
-    git …); its keys ``policy``, ``session``, ``split`` and ``robot`` become catalogue columns.
+    git …); its keys ``policy``, ``session``, ``split`` and ``robot`` become catalogue columns. ``codec`` is
+    how pictures are kept: each as a JPEG of ``jpeg_quality``, or in groups of H.264 at x264's rate factor
+    ``crf``.
     """
 
     task: str = Field(min_length=1, max_length=1000)
@@ -85,7 +88,9 @@ class EpisodeSpec(Frozen):
     cameras: tuple[CameraSpec, ...] = ()
     provenance: dict[str, Any] = Field(default_factory=dict)
     kind: Kind = "demo"
+    codec: PictureCodec = "jpeg"
     jpeg_quality: int = Field(default=95, ge=50, le=100)
+    crf: int = Field(default=22, ge=10, le=40)
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> EpisodeSpec:
@@ -96,6 +101,9 @@ class EpisodeSpec(Frozen):
             twice = {n for n in names if names.count(n) > 1}
             if twice:
                 raise ValueError(f"{what} named twice: {', '.join(sorted(twice))}")
+        odd = [c.name for c in self.cameras if c.height % 2 or c.width % 2]
+        if self.codec == "h264" and odd:
+            raise ValueError(f"H.264 needs an even height and width; camera {odd[0]} has not")
         return self
 
 
@@ -142,7 +150,10 @@ class StreamMeta(Frozen):
 
 
 class CameraMeta(Frozen):
-    """What was kept of a camera; ``repeated`` counts frames the device handed out twice."""
+    """What was kept of a camera; ``repeated`` counts frames the device handed out twice.
+
+    ``codec`` "h264": the pictures are one stream in closed groups (`episodes.h264`).
+    """
 
     height: int
     width: int
@@ -151,6 +162,7 @@ class CameraMeta(Frozen):
     missing: int
     max_gap_ns: int
     bytes: int
+    codec: PictureCodec = "jpeg"
 
 
 class EpisodeMeta(Frozen):

@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from episodes.spec import PictureCodec
 from hal.dynamixel.bus import BusConfig as ReplyConfig
 from runtime.camera_process import CameraName, CameraSpec
 from runtime.control import ControlConfig
@@ -72,7 +73,9 @@ class StoreConfig(_Frozen):
     """
 
     path: Path = Path("/var/lib/ratchet/episodes")
+    codec: PictureCodec = "jpeg"
     jpeg_quality: int = Field(default=95, ge=50, le=100)
+    crf: int = Field(default=22, ge=10, le=40, description="with H.264; less is better and larger")
     budget_gb: float | None = Field(default=None, gt=0.0)
     keep_last_s: float = Field(default=0.0, ge=0.0, le=300.0)
     keep_last_mb: int = Field(default=256, ge=1, le=16_384)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from episodes.errors import RecordingError
-from episodes.spec import CameraSpec, EpisodeSpec, Kind, Outcome, StreamSpec
+from episodes.spec import CameraSpec, EpisodeSpec, Kind, Outcome, PictureCodec, StreamSpec
 from episodes.store import EpisodeStore
 from episodes.writer import EpisodeRef, EpisodeWriter, WriterConfig
 from hal.types import JOINTS, Frame, JointState
@@ -65,7 +65,9 @@ class EpisodeRecorder:
         *,
         bus_streams: bool = False,
         lockstep: bool = False,
+        codec: PictureCodec = "jpeg",
         jpeg_quality: int = 95,
+        crf: int = 22,
         preroll: Preroll | None = None,
     ) -> None:
         self._store = store
@@ -75,7 +77,8 @@ class EpisodeRecorder:
         self._bus_streams = bus_streams
         # In lockstep nothing is in a hurry and every sample counts; in real time nothing may wait.
         self._writer_config = WriterConfig(wait_when_full=lockstep)
-        self._jpeg_quality = jpeg_quality
+        self._codec: PictureCodec = codec
+        self._jpeg_quality, self._crf = jpeg_quality, crf
         self._preroll = preroll
         self.disk_free: int | None = None
         self._writer: EpisodeWriter | None = None
@@ -157,7 +160,9 @@ class EpisodeRecorder:
             cameras=self._cameras,
             provenance={**self._provenance, **(provenance or {})},
             kind=kind,
+            codec=self._codec,
             jpeg_quality=self._jpeg_quality,
+            crf=self._crf,
         )
 
     def begin(self, writer: EpisodeWriter) -> str:

@@ -118,7 +118,9 @@ async def _parts(config: RobotConfig, software: str) -> AsyncIterator[_Parts]:
             config.control.rate_hz,
             _provenance(config, software),
             bus_streams=True,
+            codec=config.store.codec,
             jpeg_quality=config.store.jpeg_quality,
+            crf=config.store.crf,
             preroll=_preroll(config.store),
         )
         bank = MonitorBank(config.monitors, None, config.control.task_limit_ticks)

@@ -41,7 +41,8 @@ def ssh(tmp_path: Path) -> Iterator[Path]:
         port = free.getsockname()[1]
     (folder / "sshd_config").write_text(
         f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host\n"
-        f"AuthorizedKeysFile {folder}/authorized\nPidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
+        f"AuthorizedKeysFile {folder}/authorized\nPidFile none\nStrictModes no\n"
+        "UsePAM no\nPasswordAuthentication no\n"
         "PermitRootLogin prohibit-password\n"
     )
     host = (folder / "host.pub").read_text()

@@ -138,12 +138,12 @@ class Library:
             raise IndexError(f"camera {camera} has frames 0 to {len(frames) - 1}")
         out = bytearray()
         for index in range(first, min(first + max(1, min(count, RUN)), len(frames))):
-            if out and len(out) + int(frames.lengths[index]) > RUN_BYTES:
-                break
             try:
                 picture = frames.jpeg(index)
             except DamagedError:
                 picture = b""
+            if out and len(out) + len(picture) > RUN_BYTES:
+                break
             out += len(picture).to_bytes(4, "little") + picture
         return bytes(out)
 
