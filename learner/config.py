@@ -188,6 +188,7 @@ class LearnerConfig(_Frozen):
     base_where: str = "kind IN ('demo', 'import') AND outcome <> 'failure'"
     corrections_where: str = "interventions > 0 AND outcome = 'success'"
     policy_server: str | None = None
+    policy_identity: Path | None = None  # folder that `ratchet keys issue NAME --role deploy` made
     server_timeout_s: float = Field(default=120.0, gt=0.0, le=3600.0)
     finetune: FinetuneConfig = FinetuneConfig()
     gate: GateConfig = GateConfig()

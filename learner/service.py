@@ -18,7 +18,7 @@ from learner.device import lower_priority, one_thread_beside
 from learner.errors import LearnerError
 from learner.process import RoundReport, StageProgress, pending, run_round
 from learner.promotion import Promotion
-from learner.serving import PolicyServer
+from learner.serving import followed
 from learner.tracking import Tracker
 from policies.errors import PolicyError
 
@@ -44,11 +44,7 @@ def serve(
     lower_priority(config.nice, config.idle_scheduling)
     one_thread_beside(config.policy_server is not None, config.finetune.train.threads)
     tracker = Tracker(config.work / "tracking", config.name)
-    server = (
-        PolicyServer(config.policy_server, config.server_timeout_s)
-        if config.policy_server is not None
-        else None
-    )
+    server = followed(config)
     promotion = Promotion(config, server=server, tracker=tracker)
     done = 0
     try:

@@ -8,8 +8,9 @@ from types import TracebackType
 
 import grpc
 
+from learner.config import LearnerConfig
 from learner.errors import ServerError
-from protos.access.tls import Identity, open_sync_channel
+from protos.access.tls import Identity, identity_in, open_sync_channel
 from protos.ratchet.v1 import policy_pb2, policy_pb2_grpc
 
 
@@ -90,3 +91,14 @@ class PolicyServer:
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             return ServerError(f"policy server at {self._address} does not answer", "start ratchet serve")
         return ServerError(f"policy server at {self._address} would not {what}: {detail}", "see its log")
+
+
+def followed(config: LearnerConfig) -> PolicyServer | None:
+    """The policy server that follows this learner's promotions, if the configuration names one.
+
+    Raises CredentialsError for an identity that cannot be used.
+    """
+    if config.policy_server is None:
+        return None
+    identity = None if config.policy_identity is None else identity_in(config.policy_identity)
+    return PolicyServer(config.policy_server, config.server_timeout_s, identity)

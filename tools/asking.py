@@ -13,6 +13,7 @@ from episodes.store import EpisodeStore
 from learner.config import DataConfig
 from learner.loading import load_dataset
 from policies.manifest import Manifest
+from protos.access.tls import Identity, open_sync_channel
 from protos.codec import CodecError, decode_tensor, encode_image, encode_tensor
 from protos.ratchet.v1 import policy_pb2, policy_pb2_grpc
 from tools.errors import UsageError
@@ -22,12 +23,14 @@ from tools.offline import data_config
 _DEADLINE_S = 10.0
 
 
-def ask_server(address: str, store: Path, episode: str, step: int) -> dict[str, Any]:
+def ask_server(
+    address: str, store: Path, episode: str, step: int, identity: Identity | None = None
+) -> dict[str, Any]:
     """What the server's policy does at ``step`` of an episode, beside what was recorded there.
 
     Raises UsageError when the server does not answer, or the episode does not fit its policy.
     """
-    with grpc.insecure_channel(address) as channel:
+    with open_sync_channel(address, identity) as channel:
         stub = policy_pb2_grpc.PolicyServiceStub(channel)
         manifest = _manifest(stub, address)
         with EpisodeStore.open(store, create=False, mode="r") as opened:

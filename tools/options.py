@@ -81,6 +81,13 @@ def trust_option(command: F) -> F:
     )(command)
 
 
+def server_identity_option(command: F) -> F:
+    """``--tls DIR``."""
+    return click.option(
+        "--tls", type=PATH, help="What to show the server: a directory that `ratchet keys issue` made."
+    )(command)
+
+
 def registry_options(command: F) -> F:
     """``--registry DIR`` and ``--name NAME``."""
     command = click.option(

@@ -19,6 +19,7 @@ from learner.serving import PolicyServer
 from learner.tracking import Tracker
 from policies.bundle import Bundle
 from policies.keys import TrustStore
+from protos.access.tls import Identity
 from tools.config import parse
 from tools.errors import UsageError
 
@@ -51,15 +52,22 @@ class Registry:
     @classmethod
     @contextmanager
     def open(
-        cls, root: Path, name: str, keys: Path, trust: Path, server: str | None = None
+        cls,
+        root: Path,
+        name: str,
+        keys: Path,
+        trust: Path,
+        server: str | None = None,
+        identity: Identity | None = None,
     ) -> Iterator[Registry]:
-        """Open or make the registry in ``root``. With ``server`` (its address) a policy server follows it.
+        """Open or make the registry in ``root``. With ``server`` (its address) a policy server follows it,
+        to which ``identity`` is shown.
 
         Raises LedgerError, TrackingError, KeyStoreError; ServerError when the server does not answer.
         """
         raw = {"store": root, "work": root, "keys": keys, "trust": trust, "name": name}
         config = parse(LearnerConfig, raw, "--name")
-        client = PolicyServer(server) if server is not None else None
+        client = PolicyServer(server, identity=identity) if server is not None else None
         try:
             if client is not None:
                 client.active()  # before anything is changed here

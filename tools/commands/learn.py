@@ -61,7 +61,7 @@ def _once(settings: LearnerConfig, control: bool, as_json: bool) -> None:
     from learner.device import lower_priority, one_thread_beside
     from learner.process import pending, run_round
     from learner.promotion import Promotion
-    from learner.serving import PolicyServer
+    from learner.serving import followed
     from learner.tracking import Tracker
 
     with EpisodeStore.open(settings.store, create=False, mode="r") as store:
@@ -76,9 +76,7 @@ def _once(settings: LearnerConfig, control: bool, as_json: bool) -> None:
         return
     lower_priority(settings.nice, settings.idle_scheduling)
     one_thread_beside(settings.policy_server is not None, settings.finetune.train.threads)
-    server = (
-        PolicyServer(settings.policy_server, settings.server_timeout_s) if settings.policy_server else None
-    )
+    server = followed(settings)
     try:
         tracker = Tracker(settings.work / "tracking", settings.name)
         promotion = Promotion(settings, server=server, tracker=tracker)

@@ -14,9 +14,17 @@ from learner.ledger import Entry, Ledger
 from policies.bundle import Bundle
 from policies.errors import PolicyError
 from policies.keys import TrustStore
+from protos.access.tls import identity_in
 from tools.console import disk_errors, say, show_fields, show_json, show_table
 from tools.errors import UsageError
-from tools.options import PATH, json_flag, keys_option, registry_options, trust_option
+from tools.options import (
+    PATH,
+    json_flag,
+    keys_option,
+    registry_options,
+    server_identity_option,
+    trust_option,
+)
 from tools.paths import keys_dir, registries_dir, registry_dir, trust_dir
 from tools.registry import LEDGER, Registry, versions
 
@@ -170,19 +178,20 @@ def import_command(checkpoint: Path, out: Path, state_names: str, action_names: 
 @model.command(epilog="\b\nExample:\n  ratchet model promote 3f2a --server 127.0.0.1:50061")
 @click.argument("version")
 @click.option("--server", help=SERVER_HELP)
+@server_identity_option
 @click.option("--without-gate", is_flag=True, help="Take a candidate that no gate has judged.")
 @click.option("--why", help="The reason, for the ledger.")
 @registry_options
 @keys_option
 @trust_option
 def promote(
-    version: str, server: str | None, without_gate: bool, why: str | None, registry: Path | None,
-    name: str, keys: Path | None, trust: Path | None,
+    version: str, server: str | None, tls: Path | None, without_gate: bool, why: str | None,
+    registry: Path | None, name: str, keys: Path | None, trust: Path | None,
 ) -> None:  # fmt: skip
     """Make VERSION champion: one that passed the gate, or that was champion before."""
     if without_gate and not why:
         raise UsageError("--without-gate needs --why REASON: the ledger keeps it")
-    with _open(registry, name, keys, trust, server) as held:
+    with _open(registry, name, keys, trust, server, tls) as held:
         bundle = held.promote(version, without_gate, why)
     click.echo(f"{bundle.version} is champion of {name}" + (f", served at {server}" if server else ""))
 
@@ -191,15 +200,22 @@ def promote(
     epilog="\b\nExample:\n  ratchet model rollback --why 'drops the cube' --server 127.0.0.1:50061"
 )
 @click.option("--server", help=SERVER_HELP)
+@server_identity_option
 @click.option("--why", required=True, help="The reason, for the ledger.")
 @registry_options
 @keys_option
 @trust_option
 def rollback(
-    server: str | None, why: str, registry: Path | None, name: str, keys: Path | None, trust: Path | None
+    server: str | None,
+    tls: Path | None,
+    why: str,
+    registry: Path | None,
+    name: str,
+    keys: Path | None,
+    trust: Path | None,
 ) -> None:
     """Go back to the champion before. The present one cannot come back without passing a gate anew."""
-    with _open(registry, name, keys, trust, server) as held:
+    with _open(registry, name, keys, trust, server, tls) as held:
         bundle = held.roll_back(why)
     click.echo(f"{bundle.version} is champion of {name} again" + (f", served at {server}" if server else ""))
 
@@ -208,15 +224,17 @@ def rollback(
     epilog="\b\nExample:\n  ratchet model ask 127.0.0.1:50061 --store episodes --episode 2026 --step 50"
 )
 @click.argument("server")
+@server_identity_option
 @click.option("--store", type=PATH, required=True, help="The episode store.")
 @click.option("--episode", "episode_id", required=True, help="Whose observation; may be cut short.")
 @click.option("--step", type=click.IntRange(0), default=0, show_default=True, help="Which of its steps.")
 @json_flag
-def ask(server: str, store: Path, episode_id: str, step: int, as_json: bool) -> None:
+def ask(server: str, tls: Path | None, store: Path, episode_id: str, step: int, as_json: bool) -> None:
     """Send a recorded observation to the policy server at SERVER and show the actions it answers."""
     from tools.asking import ask_server
 
-    answer = ask_server(server, store, episode_id, step)
+    identity = None if tls is None else identity_in(tls)
+    answer = ask_server(server, store, episode_id, step, identity)
     if as_json:
         show_json(answer)
         return
@@ -231,10 +249,16 @@ def ask(server: str, store: Path, episode_id: str, step: int, as_json: bool) -> 
 
 
 def _open(
-    registry: Path | None, name: str, keys: Path | None, trust: Path | None, server: str | None
+    registry: Path | None,
+    name: str,
+    keys: Path | None,
+    trust: Path | None,
+    server: str | None,
+    tls: Path | None = None,
 ) -> AbstractContextManager[Registry]:
     root = _existing(registry_dir(registry, name))
-    return Registry.open(root, name, keys_dir(keys), trust_dir(trust, keys), server)
+    identity = None if tls is None else identity_in(tls)
+    return Registry.open(root, name, keys_dir(keys), trust_dir(trust, keys), server, identity)
 
 
 def _existing(root: Path) -> Path:
