@@ -65,6 +65,7 @@ address = "unix:/run/ratchet/policy.sock"   # where `ratchet serve` listens
 [store]
 path = "/var/lib/ratchet/episodes"
 # jpeg_quality = 95          # of the pictures kept
+# codec = "h264"             # a sixth of the bytes, more of a core: docs/episodes.md
 # budget_gb = 50             # then the oldest go that are synced and unflagged, nothing else
 # keep_last_s = 10           # held in memory, for a key to keep although nothing was recorded
 
@@ -106,6 +107,7 @@ class SimOptions:
     fleet_keys: Mapping[str, str] = field(default_factory=dict)
     task_limit_s: float = 8.0
     patient: bool = False
+    keep_last_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ def sim_text(paths: SimPaths, bench: BenchInfo, options: SimOptions) -> str:
         lines += ["", "[bus]", "watchdog_ms = 400", "replies = { margin_ms = 4.0, max_coast = 15 }"]
     lines += ["", "[control]", f"task_limit_s = {options.task_limit_s}"]
     lines += ["", "[policy]", f"address = {_quoted(paths.policy)}", "timeout_s = 0.5"]
-    lines += ["", "[store]", f"path = {_quoted(paths.store)}"]
+    lines += ["", "[store]", f"path = {_quoted(paths.store)}", f"keep_last_s = {options.keep_last_s}"]
     lines += ["", "[remote]", f"address = {_quoted(paths.control)}", "plaintext = true"]
     if options.health_port is not None:
         lines += ["", "[health]", f"port = {options.health_port}"]

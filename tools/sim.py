@@ -95,6 +95,7 @@ def start_sim(
     keys: Path | None = None,
     health: int | None = None,
     prerendered: bool = False,
+    keep_last_s: float = 0.0,
     timeout_s: float = 120.0,
 ) -> SimRobot:
     """Start bench, policy server (with ``bundle`` or ``allow``) and robot below ``run_dir``; wait until up.
@@ -102,7 +103,8 @@ def start_sim(
     ``trust`` holds the public keys whose bundles are accepted, ``allow`` further directories that
     bundles may be loaded from. ``broker`` is HOST:PORT of a local MQTT broker, ``keys`` the key
     directory whose holder may command the robot over it (default: ``run_dir/keys``, made there).
-    With ``prerendered`` the cameras play a scene that is drawn once.
+    With ``prerendered`` the cameras play a scene that is drawn once. ``keep_last_s`` seconds are held while
+    nothing is recorded.
     Everything ends when this process does. Raises UsageError with the service's own line when it
     cannot start.
     """
@@ -110,7 +112,7 @@ def start_sim(
     paths.run_dir.mkdir(parents=True, exist_ok=True)
     arguments = ["tools.cli", "--verbose", "up", "--sim", "--dir", str(paths.run_dir), "--die-with-parent"]
     arguments += ["--seed", str(seed), "--size", f"{size[0]}x{size[1]}", "--name", name]
-    arguments += ["--backend", backend, "--threads", str(threads)]
+    arguments += ["--backend", backend, "--threads", str(threads), "--keep-last", str(keep_last_s)]
     optional = {"--bundle": bundle, "--trust": trust, "--broker": broker, "--keys": keys, "--health": health}
     for option, value in optional.items():
         if value is not None:

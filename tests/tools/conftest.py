@@ -43,5 +43,6 @@ def sim(policies: Policies, run_dir: Path, broker: str | None) -> Iterator[SimRo
         size=(SIZE, SIZE),
         name="tester",
         broker=broker,
+        keep_last_s=5.0,
     ) as running:
         yield running

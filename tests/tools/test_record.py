@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pty
 import select
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from episodes.store import EpisodeStore
+from runtime.nouns import Source
 from tests.tools.acting import TIMEOUT_S, call, call_json
 from tools.errors import UsageError
 from tools.sim import SimRobot
@@ -128,6 +130,45 @@ def test_lerobots_keys_and_the_terminal_as_it_was(sim: SimRobot) -> None:
     with EpisodeStore.open(sim.store_path, create=False, mode="r") as store:
         found = store.query("SELECT outcome FROM episodes WHERE task = 'by keys' ORDER BY id")
     assert sorted(row["outcome"] for row in found) == ["failure", "success"]
+
+
+async def test_what_just_happened_is_kept_although_nothing_was_recorded(sim: SimRobot) -> None:
+    async with sim.client() as robot, robot.control("test") as control:
+        await control.enable()
+        await control.set_mode("teleop")
+        await asyncio.sleep(1.5)
+        asked_ns = time.monotonic_ns()
+        assert (await robot.state()).episode == ""
+        reply = await control.keep_last("what just happened", "failure")
+        assert (await robot.state()).mode == "teleop", "the arm goes on"
+        again = await control.keep_last("and once more, a moment later", "failure")
+        await control.set_mode("hold")
+    assert rows(sim, [reply.id])[reply.id] == ("what just happened", "failure")
+    assert again.frames < reply.frames, "nothing is kept twice"
+    with EpisodeStore.open(sim.store_path, create=False, mode="r") as store:
+        episode = store.read(reply.id)
+    ticks = episode.streams["observation.state"]
+    assert len(ticks) == reply.frames
+    assert 30 <= len(ticks) <= 5.5 * 30
+    assert ticks.t_ns[-1] > asked_ns - 1e9, "up to the present"
+    assert asked_ns - ticks.t_ns[0] < 5.6e9, "and no longer than it was told"
+    assert len(episode.streams["bus.position"]) > 2 * len(ticks)
+    assert set(episode.streams["tick.source"].values[-10:].tolist()) == {int(Source.TELEOP)}
+    for camera in episode.cameras:
+        frames = episode.frames(camera)
+        assert len(frames) > 10
+        assert frames[len(frames) - 1].std() > 1.0, "a picture of the scene"
+
+
+def test_k_keeps_the_last_seconds_between_episodes(sim: SimRobot) -> None:
+    terminal = Terminal("record", "--dir", str(sim.paths.run_dir), "--task", "by k", "--episodes", "5")
+    terminal.expect("episode 1")
+    time.sleep(0.5)
+    terminal.press(b"k")
+    terminal.expect("the last ")
+    terminal.press(b"q")
+    terminal.expect("and the last seconds 1 times")
+    assert terminal.close() == 0
 
 
 def test_stopped_from_elsewhere_it_counts_what_was_kept_and_goes_on_next_time(sim: SimRobot) -> None:

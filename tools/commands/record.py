@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import click
 
@@ -90,62 +91,103 @@ def record(
     Run again with the same task, it goes on where it was until so many episodes are kept.
     """
     check_source(button)
-    kept: list[dict[str, str]] = []
-    extra: list[dict[str, str]] = []  # of the last seconds; they do not count
-    note = SessionNote(door.run_dir / "record.json" if door.run_dir else STATE, door.address, task)
-    already = note.kept() if not fresh and note.kept() < episodes else 0
-    if already:
-        say(f"going on: {already} of {episodes} are kept (--fresh counts anew)")
+    session = _Session(
+        door, task, episodes, episode_seconds, reset_seconds, outcome, demonstrator, seed, button, view
+    )
+    session.resume(fresh)
+    try:
+        run_until_interrupted(session.run)
+    finally:
+        session.report(as_json)
 
-    def count(episode: str, verdict: str) -> None:
-        kept.append({"id": episode, "outcome": verdict})
-        note.set((already + len(kept)) % episodes)  # complete: the next session begins at 0
 
-    @contextlib.contextmanager
-    def director(robot: RobotClient, keep: Keep) -> Iterator[tuple[Director, Keyboard | None]]:
-        if demonstrator:
-            with BenchClient(door.paths.bench / "bench.sock") as bench, emergency_keys(door, robot):
-                yield DemonstratorDirector(bench, seed), None
-        elif episode_seconds is not None:
-            with emergency_keys(door, robot):
-                yield ClockDirector(episode_seconds, reset_seconds, outcome), None
-        elif sys.stdin.isatty():
-            with keyboard(emergency(door, robot)) as keys:
-                yield KeyDirector(keys, outcome, keep), keys
-        elif button is not None:
-            keys = Keyboard(emergency=emergency(door, robot))
-            yield KeyDirector(keys, outcome, keep), keys
-        else:
-            raise UsageError("there is no terminal to read keys from; give --episode-seconds or --button")
+@dataclass(slots=True)
+class _Session:
+    """One run of the command: what was asked for, and what is kept so far."""
 
-    async def session(interrupted: asyncio.Event) -> None:
-        async with door.connect() as robot, robot.control("ratchet record") as control:
+    door: Door
+    task: str
+    episodes: int
+    episode_seconds: float | None
+    reset_seconds: float
+    outcome: Outcome
+    demonstrator: bool
+    seed: int
+    button: str | None
+    view: bool
+    already: int = 0
+    kept: list[dict[str, str]] = field(default_factory=list)
+    extra: list[dict[str, str]] = field(default_factory=list)
+    """Of the last seconds; they do not count."""
+
+    @property
+    def _note(self) -> SessionNote:
+        run_dir = self.door.run_dir
+        return SessionNote(run_dir / "record.json" if run_dir else STATE, self.door.address, self.task)
+
+    def resume(self, fresh: bool) -> None:
+        """Go on counting where an unfinished session of this task was, unless ``fresh``."""
+        before = self._note.kept()
+        self.already = before if not fresh and before < self.episodes else 0
+        if self.already:
+            say(f"going on: {self.already} of {self.episodes} are kept (--fresh counts anew)")
+
+    async def run(self, interrupted: asyncio.Event) -> None:
+        """Take control, record, and leave the arm as somebody else can take it."""
+        async with self.door.connect() as robot, robot.control("ratchet record") as control:
 
             async def keep() -> None:
-                await keep_last(control, task, outcome, lambda i, o: extra.append({"id": i, "outcome": o}))
+                await keep_last(control, self.task, self.outcome, self._keep_extra)
 
-            with director(robot, keep) as (chosen, keys), live_view(door, view):
-                async with pedal(button, keys), panel(robot):
-                    await drive(robot, control, chosen, interrupted)
+            with self._director(robot, keep) as (director, keys), live_view(self.door, self.view):
+                async with pedal(self.button, keys), panel(robot):
+                    await self._drive(robot, control, director, interrupted)
 
-    async def drive(
-        robot: RobotClient, control: Control, chosen: Director, interrupted: asyncio.Event
+    def report(self, as_json: bool) -> None:
+        """What was kept, on stdout."""
+        if as_json:
+            show_json(self.kept + self.extra)
+            return
+        more = f", and the last seconds {len(self.extra)} times" if self.extra else ""
+        click.echo(f"{self.already + len(self.kept)} of {self.episodes} episodes kept{more}")
+
+    async def _drive(
+        self, robot: RobotClient, control: Control, director: Director, interrupted: asyncio.Event
     ) -> None:
         await control.enable()
         try:
             await control.set_mode("teleop")
-            await record_session(robot, control, chosen, task, episodes, interrupted, count, already)
+            await record_session(
+                robot, control, director, self.task, self.episodes, interrupted, self._count, self.already
+            )
         finally:
             await leave(robot, control, "teleop", "recording ended")
 
-    try:
-        run_until_interrupted(session)
-    finally:
-        if as_json:
-            show_json(kept + extra)
+    @contextlib.contextmanager
+    def _director(self, robot: RobotClient, keep: Keep) -> Iterator[tuple[Director, Keyboard | None]]:
+        """Who says when an episode begins and ends. Raises UsageError when nobody can."""
+        if self.demonstrator:
+            with BenchClient(self.door.paths.bench / "bench.sock") as bench, emergency_keys(self.door, robot):
+                yield DemonstratorDirector(bench, self.seed), None
+        elif self.episode_seconds is not None:
+            with emergency_keys(self.door, robot):
+                yield ClockDirector(self.episode_seconds, self.reset_seconds, self.outcome), None
+        elif sys.stdin.isatty():
+            with keyboard(emergency(self.door, robot)) as keys:
+                yield KeyDirector(keys, self.outcome, keep), keys
+        elif self.button is not None:
+            keys = Keyboard(emergency=emergency(self.door, robot))
+            yield KeyDirector(keys, self.outcome, keep), keys
         else:
-            more = f", and the last seconds {len(extra)} times" if extra else ""
-            click.echo(f"{already + len(kept)} of {episodes} episodes kept{more}")
+            raise UsageError("there is no terminal to read keys from; give --episode-seconds or --button")
+
+    def _count(self, episode: str, verdict: str) -> None:
+        self.kept.append({"id": episode, "outcome": verdict})
+        # Complete: the next session begins at 0.
+        self._note.set((self.already + len(self.kept)) % self.episodes)
+
+    def _keep_extra(self, episode: str, verdict: str) -> None:
+        self.extra.append({"id": episode, "outcome": verdict})
 
 
 def _one_line(task: str) -> str:

@@ -17,6 +17,7 @@ from runtime.exclusive import exclusive
 from tools.children import Child, deaf_to_interrupts
 from tools.config import load
 from tools.errors import UsageError
+from tools.options import FiniteRange
 from tools.robot_file import SimOptions, SimPaths, sim_text
 from tools.serving import run_service
 
@@ -62,6 +63,8 @@ Examples:
 @click.option("--prerendered", is_flag=True, help="With --sim: cameras play a scene that is drawn once.")
 @click.option("--name", default="bench", show_default=True, help="With --sim: the robot's name.")
 @click.option("--health", type=click.IntRange(0, 65535), help="With --sim: port of /healthz on loopback.")
+@click.option("--keep-last", type=FiniteRange(0.0, 300.0), default=0.0, show_default=True,
+              help="With --sim: seconds held while nothing is recorded.")  # fmt: skip
 @click.option("--broker", help="With --sim: MQTT broker of the fleet, HOST:PORT on this machine.")
 @click.option(
     "--keys",
@@ -83,6 +86,7 @@ def up(
     prerendered: bool,
     name: str,
     health: int | None,
+    keep_last: float,
     broker: str | None,
     keys: Path | None,
     die_with_parent: bool,
@@ -107,19 +111,20 @@ def up(
             paths,
             (seed, *_size(size)),
             prerendered,
-            _options(name, health, broker, keys or paths.run_dir / "keys"),
+            _options(name, health, keep_last, broker, keys or paths.run_dir / "keys"),
         )
         if server is not None:
             server.wait_for_socket(Path(address.removeprefix("unix:")))
         run_service(robot, lambda at: _ready(at, robot, paths.ready if sim else None, stack), parent)
 
 
-def _options(name: str, health: int | None, broker: str | None, keys: Path) -> SimOptions:
+def _options(name: str, health: int | None, keep_last: float, broker: str | None, keys: Path) -> SimOptions:
     host, port = _broker(broker)
     public = {} if host is None else _public_key(keys)
     return SimOptions(
         robot=name,
         health_port=health,
+        keep_last_s=keep_last,
         fleet_host=host,
         fleet_port=port,
         fleet_keys=public,
