@@ -18,7 +18,7 @@ from episodes.marker import Marker, read_marker
 from episodes.spec import EpisodeMeta, FlagRow, InterventionRow, PictureCodec
 from episodes.zarrfile import ArrayFile
 
-_SHOWN_QUALITY = 90  # of a JPEG that is only made to be looked at
+_SHOWN_QUALITY = 95  # of a JPEG that is made of H.264, to be looked at or exported
 
 
 @dataclass(frozen=True, slots=True)

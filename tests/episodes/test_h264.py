@@ -6,6 +6,7 @@ import random
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -15,9 +16,13 @@ from episodes.arrays import load_frames
 from episodes.draft import read_journal
 from episodes.errors import DamagedError
 from episodes.h264 import GROUP
+from episodes.lerobot.exporter import ExportOptions, export_lerobot
 from episodes.reader import FrameSeq, decode_jpeg
 from episodes.spec import EpisodeSpec
 from episodes.store import EpisodeStore
+from learner.config import DataConfig
+from learner.loading import load_dataset
+from tools.viewer.library import Library
 
 H264 = EpisodeSpec.model_validate({**SPEC.model_dump(), "codec": "h264"})
 TICKS = 3 * GROUP + 5
@@ -51,6 +56,20 @@ def test_every_picture_is_read_in_any_order(store: EpisodeStore) -> None:
     assert close(decode_jpeg(frames.jpeg(9)), 9)
     assert frames.repeated.tolist() == [tick % 10 == 9 for tick in range(TICKS)]
     assert store.verify().ok
+
+
+def test_training_the_viewer_and_an_export_take_it_as_any_other(store: EpisodeStore, tmp_path: Path) -> None:
+    name = record(store)
+    data = load_dataset(store, [name], DataConfig(image_size=(24, 32), ram_gib=1e-9))
+    seen = data.picture("front").numpy()
+    assert all(close(seen[tick], tick) for tick in range(1, len(data)))
+    run = Library(store).jpegs(name, "front", GROUP - 1, 3)
+    length = int.from_bytes(run[:4], "little")
+    assert close(decode_jpeg(run[4 : 4 + length]), GROUP - 1)
+    export_lerobot(store, [name], tmp_path / "set", ExportOptions(to="v2.1"))
+    (video,) = (tmp_path / "set").rglob("*.mp4")
+    with av.open(str(video)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == TICKS
 
 
 def test_two_streams_in_turn_do_not_mix(store: EpisodeStore) -> None:

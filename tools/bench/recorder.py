@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 
 from episodes.ref import EpisodeRef
-from episodes.spec import CameraSpec, EpisodeMeta, EpisodeSpec, StreamSpec
+from episodes.spec import CameraSpec, EpisodeMeta, EpisodeSpec, PictureCodec, StreamSpec
 from episodes.store import EpisodeStore
 from episodes.writer import EpisodeWriter
-from tools.bench.codecs import LEROBOT, OTHERS, jpeg, psnr_db, video
+from tools.bench.codecs import LEROBOT, h264, jpeg, psnr_db, video
 from tools.bench.common import quantile, show
 from tools.bench.pictures import HEIGHT, WIDTH, Picture, scene, videos
 from tools.options import PATH, FiniteRange, json_flag
@@ -78,13 +78,15 @@ class _Run:
                     update(frame / self.fps)
 
 
-def _spec(cameras: int, fps: int, quality: int) -> EpisodeSpec:
+def _spec(cameras: int, fps: int, codec: PictureCodec, quality: int, crf: int) -> EpisodeSpec:
     return EpisodeSpec(
         task="bench",
         fps=fps,
         streams=tuple(StreamSpec(name=name, shape=(6,)) for name in _JOINT_STREAMS),
         cameras=tuple(CameraSpec(name=f"camera{i}", height=HEIGHT, width=WIDTH) for i in range(cameras)),
+        codec=codec,
         jpeg_quality=quality,
+        crf=crf,
     )
 
 
@@ -93,6 +95,10 @@ def _spec(cameras: int, fps: int, quality: int) -> EpisodeSpec:
 @click.option("--cameras", type=click.IntRange(1, 8), default=4, show_default=True)
 @click.option("--fps", type=click.IntRange(1, 100), default=30, show_default=True)
 @click.option("--quality", type=click.IntRange(50, 100), default=95, show_default=True, help="Of the JPEGs.")
+@click.option(
+    "--codec", type=click.Choice(["jpeg", "h264"]), default="jpeg", show_default=True, help="Of the pictures."
+)
+@click.option("--crf", type=click.IntRange(10, 40), default=22, show_default=True, help="Of the H.264.")
 @click.option("--short", type=click.IntRange(1, 1000), default=5, show_default=True, help="Short episodes.")
 @click.option("--videos", "folder", type=PATH, help="Record pictures of these 640x480 videos [the scene].")
 @click.option("--dir", "where", type=PATH, help="A folder on the disk to be tried [default: /tmp].")
@@ -102,6 +108,8 @@ def command(
     cameras: int,
     fps: int,
     quality: int,
+    codec: PictureCodec,
+    crf: int,
     short: int,
     folder: Path | None,
     where: Path | None,
@@ -121,7 +129,7 @@ def command(
             else videos(cameras, _PICTURES, folder)
         )
         store = EpisodeStore.open(Path(work) / "store")
-        run = _Run(store, _spec(cameras, fps, quality), pictures, fps)
+        run = _Run(store, _spec(cameras, fps, codec, quality, crf), pictures, fps)
         lengths = [_SHORT_S] * short + [seconds] + [_SHORT_S] * short
         cpu, wall = time.process_time(), time.perf_counter()
         with bar("recording", round(sum(lengths)), "s") as update:
@@ -140,6 +148,7 @@ def _figures(run: _Run, metas: list[EpisodeMeta], quality_db: float, cpu: float)
     lost = run.fed - frames
     return {
         "cameras": len(run.spec.cameras),
+        "codec": run.spec.codec,
         "fps": run.fps,
         "seconds": round(sum(meta.seconds for meta in metas), 1),
         "longest_s": round(max(meta.seconds for meta in metas), 1),
@@ -173,7 +182,7 @@ def _compared(pictures: list[list[Picture]], figures: dict[str, Any]) -> dict[st
     """The same pictures in other forms; each camera is a video of its own."""
     shown = [p[:_COMPARED] for p in pictures]
     lerobot = _mean([video(p, *LEROBOT) for p in shown])
-    forms = {name: _mean([video(p, *form) for p in shown]) for name, form in OTHERS.items()}
+    forms = {f"h264_crf_{crf}": _mean([h264(p, crf) for p in shown]) for crf in (18, 20, 22, 24)}
     forms |= {f"jpeg_{q}": _mean([jpeg(p, q) for p in shown]) for q in (80, 90, 95)}
     size = None if lerobot is None else round(figures["bytes_per_frame"] / lerobot["bytes_per_frame"], 2)
     return {"lerobot_av1": lerobot, "size_over_lerobot": size, "size_budget": SIZE_LIMIT, "others": forms}
