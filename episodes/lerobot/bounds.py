@@ -169,17 +169,24 @@ def parquet(path: Path) -> Any:
 def read(path: Path, columns: list[str] | None = None) -> Any:
     """A parquet file as a pyarrow Table, if it is small enough to be held. Raises ImportRefusedError."""
     with parquet(path) as file:
-        fixed, texts = _decoded_bytes(file.metadata, None if columns is None else set(columns))
-        if fixed > GROUP_BYTES:
-            raise ImportRefusedError(f"{path} holds {fixed} bytes of numbers, too many to read at once")
-        try:
-            if fixed + texts <= GROUP_BYTES:
-                return file.read(columns=columns, use_threads=fixed + texts > _SMALL)
-            return _read_slowly(file, columns, path)
-        except (pa.ArrowException, OSError) as error:
-            raise ImportRefusedError(
-                f"{path} cannot be read ({str(error).splitlines()[0]})", "check the download"
-            ) from error
+        return read_open(file, path, columns)
+
+
+def read_open(file: Any, path: Path, columns: list[str] | None = None) -> Any:
+    """The same from a file that ``parquet`` has opened."""
+    fixed, texts = _decoded_bytes(file.metadata, None if columns is None else set(columns))
+    if fixed > GROUP_BYTES:
+        raise ImportRefusedError(
+            f"{path} holds {fixed} bytes of numbers, too many to read at once", "check the dataset"
+        )
+    try:
+        if fixed + texts <= GROUP_BYTES:
+            return file.read(columns=columns, use_threads=fixed + texts > _SMALL)
+        return _read_slowly(file, columns, path)
+    except (pa.ArrowException, OSError) as error:
+        raise ImportRefusedError(
+            f"{path} cannot be read ({str(error).splitlines()[0]})", "check the download"
+        ) from error
 
 
 def _decoded_bytes(meta: Any, columns: set[str] | None) -> tuple[int, int]:
@@ -215,6 +222,8 @@ def _read_slowly(file: Any, columns: list[str] | None, path: Path) -> Any:
     for batch in file.iter_batches(batch_size=_FEW_ROWS, columns=columns):
         held += batch.nbytes
         if held > GROUP_BYTES:
-            raise ImportRefusedError(f"{path} holds more than {GROUP_BYTES} bytes, too many to read at once")
+            raise ImportRefusedError(
+                f"{path} holds more than {GROUP_BYTES} bytes, too many to read at once", "check the dataset"
+            )
         batches.append(batch)
     return pa.Table.from_batches(batches, schema=batches[0].schema if batches else file.schema_arrow)

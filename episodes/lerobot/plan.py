@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from episodes.lerobot.remux import VideoFacts, video_facts
 from episodes.lerobot.v30 import Present
 
 FILE_SECONDS = 1000.0
+_SHARE = 16  # episodes a thread looks at before it asks for more: each takes it a millisecond
 ON_GRID_S = 1e-4
 """LeRobot's tolerance between a timestamp and the frame found for it."""
 
@@ -78,10 +80,15 @@ def scan(
     ``missing_video``: a video that is absent is left out of the result instead of refused.
     """
     found: dict[int, Facts] = {}
+    every = iter(chosen)
+    shares = iter(lambda: list(islice(every, _SHARE)), [])
+
+    def look(share: list[int]) -> dict[int, Facts]:
+        return {i: _facts(dataset, dataset.episodes[i], missing_video) for i in share}
+
     with ThreadPoolExecutor(workers) as pool:
-        jobs = pool.map(lambda i: (i, _facts(dataset, dataset.episodes[i], missing_video)), chosen)
-        for index, facts in jobs:
-            found[index] = facts
+        for facts in pool.map(look, shares):
+            found |= facts
             if progress is not None:
                 progress(len(found))
     return found
@@ -100,9 +107,8 @@ def _facts(dataset: Dataset, episode: SourceEpisode, missing_video: bool) -> Fac
         columns = frozenset(file.schema_arrow.names)
         off = 0.0
         if "timestamp" in columns:
-            times = np.asarray(
-                file.read(columns=["timestamp"], use_threads=False)["timestamp"].to_numpy(), np.float64
-            )
+            table = bounds.read_open(file, episode.data, ["timestamp"])
+            times = np.asarray(table["timestamp"].to_numpy(), np.float64)
             off = float(np.nan_to_num(np.abs(times - np.arange(len(times)) / dataset.fps), nan=9.9).max())
     videos = {}
     for key, span in episode.videos.items():

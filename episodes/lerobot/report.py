@@ -24,20 +24,21 @@ from episodes.lerobot import bounds, v30
 from episodes.lerobot.metadata import Feature
 from episodes.lerobot.plan import OutFile
 from episodes.lerobot.rows import Recipe, Written
-from episodes.lerobot.stats import number_stats
+from episodes.lerobot.stats import BASIC, Stats, Total, number_stats
 from episodes.lerobot.tables import to_numbers
 
+_DISTRIBUTION = ("min", "max", "mean", "std")
 OUTLIER_SIGMA = 8.0
 """A value this many standard deviations from its feature's mean counts as an outlier."""
 
 
 @dataclass(slots=True)
 class FeatureCheck:
-    """One feature before and after: means over the set, the largest difference of any statistic of any
-    episode, values missing (NaN), and outliers."""
+    """One feature before and after: min, max, mean and std over all its columns' rows, the largest difference
+    of any statistic of any episode, values missing (NaN), and outliers."""
 
-    mean_before: list[float]
-    mean_after: list[float]
+    before: dict[str, list[float]] = field(default_factory=dict)
+    after: dict[str, list[float]] = field(default_factory=dict)
     max_difference: float = 0.0
     missing: int = 0
     outliers: int = 0
@@ -100,13 +101,18 @@ def check_rows(
     report: ConversionReport, recipe: Recipe, staged: Path, data: list[OutFile], records: Iterator[Written]
 ) -> None:
     """Read all rows back and compare: fills ``report`` and its ``errors``."""
+    totals = Total(), Total()
     for file in data:
         path = staged / v30.DATA_PATH.format(**v30.place(file.number))
         with bounds.parquet(path) as opened:
             _check_schema(report, recipe, opened.schema_arrow, path)
             batches = _episodes(opened, [p.length for p in file.parts])
             for table, _ in zip(batches, file.parts, strict=True):
-                _check_rows(report, recipe, table, next(records))
+                _check_rows(report, recipe, table, next(records), totals)
+    before, after = (t.result() for t in totals)
+    for key, found in report.features.items():
+        for side, stats in ((found.before, before[key]), (found.after, after[key])):
+            side |= {n: np.asarray(stats[n], float).ravel().tolist() for n in _DISTRIBUTION}
 
 
 def check_video(recipe: Recipe, file: OutFile, path: Path) -> VideoCheck:
@@ -172,7 +178,9 @@ def _join(batches: list[Any]) -> Any:
     )
 
 
-def _check_rows(report: ConversionReport, recipe: Recipe, table: Any, record: Written) -> None:
+def _check_rows(
+    report: ConversionReport, recipe: Recipe, table: Any, record: Written, totals: tuple[Total, Total]
+) -> None:
     report.rows += len(table)
     if record.notes:
         report.episode_notes[record.source] = record.notes
@@ -189,25 +197,26 @@ def _check_rows(report: ConversionReport, recipe: Recipe, table: Any, record: Wr
     for key, values in expected.items():
         if not np.array_equal(table[key].to_numpy(), values):
             report.errors.append(f"{key} of episode {record.episode} is not what it should be")
+    if not set(table["task_index"].unique().to_pylist()) <= set(recipe.tasks.values()):
+        report.errors.append(f"task_index of episode {record.episode} is in no list of tasks")
     for feature in recipe.features.values():
         if not feature.is_picture and feature.dtype != "string":
-            _check_numbers(report, feature, to_numbers(table[feature.key], feature), record)
+            values = to_numbers(table[feature.key], feature)
+            before, after = record.stats[feature.key], number_stats(values, quantiles=False)
+            for total, stats in zip(totals, (before, after), strict=True):
+                total.add({feature.key: {n: stats[n] for n in BASIC}})
+            _check_numbers(report, feature, values, record, after)
 
 
 def _check_numbers(
-    report: ConversionReport, feature: Feature, values: npt.NDArray[Any], record: Written
+    report: ConversionReport, feature: Feature, values: npt.NDArray[Any], record: Written, after: Stats
 ) -> None:
-    after, before = number_stats(values, quantiles=False), record.stats[feature.key]
+    before = record.stats[feature.key]
     flat = values.reshape(len(values), -1).astype(np.float64)
-    width = flat.shape[1]
-    found = report.features.setdefault(feature.key, FeatureCheck([0.0] * width, [0.0] * width))
-    weight = record.length / (report.rows or 1)
-    for mean, stats in ((found.mean_before, before), (found.mean_after, after)):
-        now = np.asarray(stats["mean"], np.float64).ravel()
-        mean[:] = (np.asarray(mean) + (now - np.asarray(mean)) * weight).tolist()
+    found = report.features.setdefault(feature.key, FeatureCheck())
     difference = max(
         float(np.nanmax(np.abs(np.asarray(before[n], float) - np.asarray(after[n], float)), initial=0.0))
-        for n in ("min", "max", "mean", "std", "count")
+        for n in BASIC
     )
     found.max_difference = max(found.max_difference, difference)
     if difference > 0:

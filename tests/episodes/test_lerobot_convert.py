@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from lerobot_helpers import H264, KEY, edit_info, frame, make_set
 
 from episodes.errors import ImportRefusedError, StoreLockedError
@@ -28,6 +29,7 @@ from episodes.lerobot.plan import Limits
 from episodes.lerobot.staging import Staging
 from episodes.lerobot.v30 import STAGING as NAME
 from episodes.lerobot.video import video_frames
+from tools.commands.episodes_convert import command
 
 FIXTURES = Path(__file__).parents[3] / "shared" / "fixtures"
 V21, V30 = FIXTURES / "cr5_pick_v21", FIXTURES / "cr5_pick_v30"
@@ -78,6 +80,27 @@ def test_a_real_set_becomes_what_lerobots_own_converter_made_of_it(tmp_path: Pat
     original = np.round(np.asarray(source["timestamp"].to_pylist()) * 1e9)
     np.testing.assert_array_equal(table["capture_time_ns"].to_numpy(), original)
     assert "timestamps are up to 2.170 s off" in report.repairs[0]
+
+
+def test_the_report_tells_what_is_in_a_set(tmp_path: Path) -> None:
+    """Distributions before and after, missing values, outliers, sizes; for a person and for a program."""
+    rows = [[0.0, float(r)] for r in range(100)]
+    rows[7], rows[50] = [float("nan"), 7.0], [90.0, 50.0]
+    old = make_set(tmp_path / "old", (100,), action=lambda n: pa.array(rows, pa.list_(pa.float32(), 2)))
+    report = convert_v30(old, tmp_path / "new")
+    state, action = report.features["observation.state"], report.features["action"]
+    assert (state.before, state.missing, state.outliers) == (state.after, 0, 0)
+    assert (state.after["min"], state.after["max"], state.after["mean"]) == ([0, 0.5], [99, 99.5], [49.5, 50])
+    np.testing.assert_allclose(state.after["std"], np.std(np.arange(100)))
+    assert (action.missing, action.outliers) == (1, 1)
+    assert action.outlier_first == "episode 0 row 50 [0] = 90"
+    assert report.dimensions == {"observation.state": "2", "action": "2", KEY: "32x48"}
+    assert any("not finite in 1 rows" in n for n in report.episode_notes[0])
+    shown = CliRunner().invoke(command, [str(old), str(tmp_path / "other")])
+    assert shown.exit_code == 0, shown.output
+    for words in ("100 frames for 100 rows, 32x48", "µs off index/fps", "all 3 features are there",
+                  "episode 0 row 50 [0] = 90", "read back and compared: it agrees"):  # fmt: skip
+        assert words in shown.output
 
 
 def test_videos_are_found_where_the_metadata_says(tmp_path: Path) -> None:

@@ -130,7 +130,9 @@ def _with_flags(store: EpisodeStore) -> str:
             StreamSpec(name=n, dtype=s.dtype, shape=s.shape, unit=s.unit, names=s.names)
             for n, s in old.meta.streams.items()
         ),
-        cameras=tuple(CameraSpec(name=n, height=c.height, width=c.width) for n, c in old.meta.cameras.items()),
+        cameras=tuple(
+            CameraSpec(name=n, height=c.height, width=c.width) for n, c in old.meta.cameras.items()
+        ),
     )  # fmt: skip
     writer = store.begin(spec, started_ns=0, config=WriterConfig(wait_when_full=True))
     for name, stream in old.streams.items():
@@ -153,7 +155,7 @@ def test_an_exported_store(peer: str, tmp_path: Path, codec: Any) -> None:
         chosen = import_lerobot(V21, store, episodes=[5, 12], image_size=(240, 320), outcome="success")
         ids = [*chosen.imported.values(), _with_flags(store)]
         for to in ("v2.1", "v3.0"):
-            export_lerobot(store, ids, tmp_path / to, ExportOptions(to=to, video=VideoFormat(codec)))  # type: ignore[arg-type]
+            export_lerobot(store, ids, tmp_path / to, ExportOptions(to=to, video=VideoFormat(codec)))
         key = "observation.images.top"
         videos = [tmp_path / f"v2.1/videos/chunk-000/{key}/episode_{i:06d}.mp4" for i in range(3)]
         kept = [shutil.copy(v, tmp_path / f"{i}.mp4") for i, v in enumerate(videos)]
