@@ -9,6 +9,7 @@ import click
 
 # name -> what `ratchet bench --help` says; tools/bench/<name>.py has the command
 BENCHES: dict[str, str] = {
+    "inference": "One chunk of the published ACT: eager, compiled, ONNX float32, ONNX int8.",
     "bus": "One arm's bus: cycle times over wire time, CPU against the SDK's.",
     "loop": "The whole robot side under four loads: lateness, missed ticks, photon to goal.",
     "estop": "How soon an emergency stop reaches the motors, from every door.",
@@ -17,7 +18,10 @@ BENCHES: dict[str, str] = {
     "recorder": "Four cameras into the store on two cores: drops, bytes, PSNR, end of episode.",
     "loader": "Random training samples a second, beside the decoder alone and beside LeRobot.",
     "convert": "LeRobot v2.1 to v3.0, beside LeRobot's own converter.",
+    "server": "Many arms on one policy server; what serving adds to bare inference, beside pickled frames.",
     "hostile": "A hundred thousand malformed requests to a policy server, and one honest client.",
+    "swap": "Weights that change under a client at 30 Hz: failed requests, gaps, memory, refusals.",
+    "train": "A training step of the published ACT, beside LeRobot's: time, loss, gradients.",
     "faults": "Break everything in turn: what the arm does, what comes back by itself.",
 }
 
