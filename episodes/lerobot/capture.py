@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from episodes.errors import ImportRefusedError
 from episodes.lerobot.layout import Dataset
+from episodes.lerobot.tables import to_numbers
 
 TIME, SEQ, REPEATED = "capture_time_ns", "capture_seq", "repeated"
 _Ints = npt.NDArray[np.int64]
@@ -29,8 +31,8 @@ class Capture:
     """The capture features of one episode's rows."""
 
     def __init__(self, table: Any, dataset: Dataset) -> None:
-        keys = [k for k in dataset.features if is_capture(k) and k in table.column_names]
-        self._columns = {k: np.asarray(table[k].to_pylist()) for k in keys}
+        features = [f for k, f in dataset.features.items() if is_capture(k) and k in table.column_names]
+        self._columns = {f.key: to_numbers(table[f.key], f) for f in features}
 
     def of_ticks(self, t_ns: _Ints, seq: _Ints) -> tuple[_Ints, _Ints, _Bools]:
         """Time in ns, sequence number, repeated, for each row; the given ones where there are none."""
@@ -43,7 +45,12 @@ class Capture:
 
     def _of(self, own: str, t_ns: _Ints, seq: _Ints) -> tuple[_Ints, _Ints, _Bools]:
         n = len(t_ns)
-        times = self._columns.get(TIME + own, t_ns).astype(np.int64).reshape(n)
-        numbers = self._columns.get(SEQ + own, seq).astype(np.int64).reshape(n)
-        repeated = self._columns.get(REPEATED + own, np.zeros(n)).astype(bool).reshape(n)
+        times = self._columns.get(TIME + own, t_ns)
+        numbers = self._columns.get(SEQ + own, seq)
+        repeated = self._columns.get(REPEATED + own, np.zeros(n, bool))
+        if [(a.dtype.kind, a.shape) for a in (times, numbers, repeated)] != [(k, (n,)) for k in "iib"]:
+            raise ImportRefusedError(
+                f"{TIME}{own}, {SEQ}{own} or {REPEATED}{own} is not as Ratchet writes it",
+                "rename the feature",
+            )
         return times, numbers, repeated

@@ -17,7 +17,7 @@ from episodes.errors import ImportRefusedError
 from episodes.lerobot.capture import Capture, is_capture
 from episodes.lerobot.check import layout_notes, sequence_notes, timestamp_notes, value_notes
 from episodes.lerobot.layout import BOOKKEEPING, Dataset, Feature, SourceEpisode
-from episodes.lerobot.tables import to_numbers
+from episodes.lerobot.tables import seconds, to_numbers, whole_numbers
 from episodes.lerobot.video import video_frames
 from episodes.reader import decode_jpeg
 from episodes.ref import EpisodeRef
@@ -81,8 +81,12 @@ class Job:
         return ref
 
     def _append_all(self, writer: EpisodeWriter) -> None:
-        times_s = self._number("timestamp", np.arange(self.rows) / self.dataset.fps).astype(np.float64)
-        sequence = self._number("frame_index", np.arange(self.rows)).astype(np.int64)
+        sequence = np.arange(self.rows)
+        times_s = sequence / self.dataset.fps
+        if self._has("timestamp"):
+            times_s = seconds(self.table, "timestamp")
+        if self._has("frame_index"):
+            sequence = whole_numbers(self.table, "frame_index")
         self.notes += timestamp_notes(times_s, self.dataset.fps) + sequence_notes(sequence)
         grid_ns = np.round(times_s * 1e9).astype(np.int64)
         t_ns, seq, _ = (a.tolist() for a in self.capture.of_ticks(grid_ns, sequence))
@@ -145,7 +149,7 @@ class Job:
     def _task(self) -> str:
         names = list(self.item.tasks)
         if "task_index" in self.table.column_names:
-            used = dict.fromkeys(self.table["task_index"].to_pylist())
+            used = dict.fromkeys(whole_numbers(self.table, "task_index").tolist())
             names = [self.dataset.tasks[i] for i in used if i in self.dataset.tasks] or names
         if len(names) > 1:
             self.notes.append(f"has {len(names)} tasks; the first one is kept: {names[0]}")
@@ -176,11 +180,11 @@ class Job:
         except ImportRefusedError as error:
             raise ImportRefusedError(f"{self.item.data}: {error.what}", error.remedy) from error
 
-    def _number(self, column: str, default: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def _has(self, column: str) -> bool:
         if column not in self.table.column_names:
             self.notes.append(f"no {column} column; index and fps are used")
-            return default
-        return np.asarray(self.table[column].to_pylist())
+            return False
+        return True
 
     def _digest(self) -> str:
         """Identity of what is imported: numbers, videos, and the size pictures are stored at."""

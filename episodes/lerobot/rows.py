@@ -20,7 +20,16 @@ from episodes.lerobot.layout import Dataset, SourceEpisode
 from episodes.lerobot.metadata import Feature, json_lines
 from episodes.lerobot.plan import OutFile, Part
 from episodes.lerobot.stats import PictureStats, Stats, number_stats, sampled_rows
-from episodes.lerobot.tables import DEFAULTS, IMAGE, bookkeeping, schema, to_column, to_numbers
+from episodes.lerobot.tables import (
+    DEFAULTS,
+    IMAGE,
+    bookkeeping,
+    schema,
+    seconds,
+    to_column,
+    to_numbers,
+    whole_numbers,
+)
 from episodes.lerobot.video import decode_picture, video_frames
 
 _GROUP_BYTES = 16 << 20
@@ -135,8 +144,7 @@ def _numbers(recipe: Recipe, table: Any, feature: Feature) -> npt.NDArray[Any]:
     if feature.key == TIME and recipe.capture:
         if "timestamp" not in table.column_names:
             raise ImportRefusedError(f"{recipe.dataset.root} has timestamps in some episodes only")
-        seconds = np.asarray(table["timestamp"].to_numpy(), np.float64)
-        return np.round(seconds * 1e9).astype(np.int64)
+        return np.round(seconds(table, "timestamp") * 1e9).astype(np.int64)
     return to_numbers(table[feature.key], feature)
 
 
@@ -144,7 +152,7 @@ def _tasks(
     recipe: Recipe, source: SourceEpisode, table: Any
 ) -> tuple[npt.NDArray[np.int64] | int, list[str]]:
     if "task_index" in table.column_names:
-        old = np.asarray(table["task_index"].to_numpy(), np.int64)
+        old = whole_numbers(table, "task_index")
         used = list(dict.fromkeys(old.tolist()))
         if all(i in recipe.dataset.tasks for i in used):
             texts = [recipe.dataset.tasks[i] for i in used]
@@ -159,11 +167,11 @@ def _tasks(
 def _time_notes(recipe: Recipe, table: Any) -> list[str]:
     notes = []
     if "timestamp" in table.column_names:
-        notes += timestamp_notes(np.asarray(table["timestamp"].to_numpy(), np.float64), recipe.fps)
+        notes += timestamp_notes(seconds(table, "timestamp"), recipe.fps)
     else:
         notes.append("no timestamp column; index and fps are used")
     if "frame_index" in table.column_names:
-        notes += sequence_notes(np.asarray(table["frame_index"].to_numpy(), np.int64))
+        notes += sequence_notes(whole_numbers(table, "frame_index"))
     return notes
 
 

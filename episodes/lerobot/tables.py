@@ -18,6 +18,7 @@ SCALAR_DTYPES = {
     "uint8": pa.uint8(), "uint16": pa.uint16(), "uint32": pa.uint32(), "uint64": pa.uint64(),
     "string": pa.string(),
 }  # fmt: skip
+_SECONDS = 4e9  # more than a century: what fits into ns by far
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 DEFAULTS = {
     "timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64",
@@ -88,6 +89,22 @@ def _exactly(values: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]
         example = f", such as {values[differing[0]]!s:.30}" if len(differing) else ""
         raise ValueError(f"it holds {values.dtype} values that are none{example}")
     return out
+
+
+def whole_numbers(table: Any, name: str) -> npt.NDArray[np.int64]:
+    """A counter of LeRobot's own. Raises ImportRefusedError when it is no column of whole numbers."""
+    return to_numbers(table[name], Feature(name, "int64", (1,), ()))
+
+
+def seconds(table: Any, name: str) -> npt.NDArray[np.float64]:
+    """Times, s. Raises ImportRefusedError when it is no column of numbers, or one is missing or absurd."""
+    found = to_numbers(table[name], Feature(name, "float64", (1,), ()))
+    if not (np.abs(found) < _SECONDS).all():  # NaN is not less either
+        row = int(np.argmin(np.abs(found) < _SECONDS))
+        raise ImportRefusedError(
+            f"{name} is {found[row]:g} s in row {row}", "leave this episode out (--episodes)"
+        )
+    return found
 
 
 def to_column(values: npt.NDArray[Any], feature: Feature) -> Any:

@@ -222,6 +222,28 @@ def _edit_column(root: Path, values: list[float]) -> None:
     pq.write_table(table.set_column(table.schema.get_field_index("count"), "count", pa.array(values)), path)
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "expected"),
+    [
+        ("timestamp", [0.0, float("nan"), 0.2], "timestamp is nan s in row 1"),
+        ("timestamp", [0.0, 1e12, 0.2], "timestamp is 1e"),
+        ("timestamp", [0.0, None, 0.2], "timestamp is nan s in row 1"),
+        ("frame_index", [0, None, 2], "frame_index .*values are missing"),
+        ("frame_index", [0.0, 0.5, 1.0], "frame_index .*such as 0.5"),
+        ("task_index", [0.0, 0.5, 1.0], "task_index .*such as 0.5"),
+    ],
+)
+def test_times_and_counters_that_are_none_are_refused(
+    store: EpisodeStore, tmp_path: Path, column: str, values: list[Any], expected: str
+) -> None:
+    made: dict[str, Any] = {column: lambda n: pa.array(values)}
+    root = make_set(tmp_path / "set", (3,), **made)
+    for attempt in (lambda: import_lerobot(root, store), lambda: convert_v30(root, tmp_path / "new")):
+        with pytest.raises(ImportRefusedError, match=expected):
+            attempt()
+    assert store.ids() == []
+
+
 def test_ragged_lists_are_refused(store: EpisodeStore, tmp_path: Path) -> None:
     rows = pa.array([[1.0], [2.0, 3.0], [4.0, 5.0, 6.0]], pa.list_(pa.float32()))
     root = make_set(tmp_path / "set", (3,), action=lambda n: rows)
