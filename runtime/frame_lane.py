@@ -53,6 +53,7 @@ class FrameLane:
         self._free: list[int] = []
         self._task: asyncio.Task[None] | None = None
         self._not_before = 0.0
+        self._way: tuple[Any, object] | None = None
         self._barred: object | None = None
         self.state = "in the message: not asked yet"
         self.shared = 0
@@ -66,15 +67,17 @@ class FrameLane:
     def open(self, stub: Any, channel: object) -> None:
         """Begin to open over ``stub``, unless that is done, under way, or was refused on this ``channel``.
 
-        Never waits, never raises. A server that is not on this host isn't asked twice over one channel.
+        Never waits, never raises. A lane that is lost is opened again over the same channel; a server
+        that is not on this host isn't asked twice over one.
         """
-        if self._task is not None or channel is self._barred or time.monotonic() < self._not_before:
-            return
-        self._task = asyncio.get_running_loop().create_task(self._hold(stub, channel))
+        self._way = (stub, channel)
+        self._open()
 
     def place(self, frames: Sequence[Frame]) -> Placed | None:
         """Copy frames into free slots; None (and counted as sent) when they must go in the message."""
         memory = self._memory
+        if memory is None:
+            self._open()
         if memory is None or len(self._free) < len(frames):
             self.sent += len(frames)
             return None
@@ -97,10 +100,18 @@ class FrameLane:
 
     async def close(self) -> None:
         """Let go of the memory; the server takes it back. Safe to call twice."""
+        self._way = None
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+
+    def _open(self) -> None:
+        if self._way is None or self._task is not None or time.monotonic() < self._not_before:
+            return
+        stub, channel = self._way
+        if channel is not self._barred:
+            self._task = asyncio.get_running_loop().create_task(self._hold(stub, channel))
 
     async def _hold(self, stub: Any, channel: object) -> None:
         """Open the lane, and keep the call that it lives by."""
