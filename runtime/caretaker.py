@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from runtime.bus_handle import BusHandle
 from runtime.bus_records import Fault
@@ -52,8 +53,10 @@ class Caretaker:
         leader: BusHandle | None,
         cameras: CameraSet | None,
         board: HealthBoard,
+        policy: Callable[[], str],
     ) -> None:
         self._loop = loop
+        self._policy = policy
         self._arms = {"bus": follower} | ({} if leader is None else {"leader": leader})
         self._cameras = cameras
         self._board = board
@@ -98,6 +101,8 @@ class Caretaker:
             board.fail("store", loop.recorder_error)
         else:
             board.beat("store")
+        # That no policy server answers is no illness of the robot; a person who looks is told.
+        board.beat("policy", self._policy())
         for name, camera in (self._cameras.handles if self._cameras else {}).items():
             status = camera.status()
             if status is not None and status.ok and camera.latest() is not None:

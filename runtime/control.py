@@ -6,12 +6,14 @@ the very same code. The servo core (``runtime.servo``) has the last word on what
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from runtime.chunks import ChunkPlayer
+from runtime.chunks import BLEND, SLACK, ChunkPlayer, Player
+from runtime.ensemble import EnsemblePlayer
 from runtime.monitors import MonitorBank, MonitorRow
 from runtime.nouns import ActionChunk, Flag, Observation, Source, Vector, Waypoint
 
@@ -25,7 +27,16 @@ class ControlConfig(BaseModel):
 
     rate_hz: float = Field(default=30.0, ge=5.0, le=100.0)
     execute: int = Field(default=16, ge=1, le=100, description="actions used of each chunk")
-    blend: int = Field(default=4, ge=0, le=32, description="ticks over which two chunks are blended")
+    blend: int = Field(default=BLEND, ge=0, le=32, description="ticks over which two chunks are blended")
+    slack: int = Field(
+        default=SLACK,
+        ge=1,
+        le=100,
+        description="rows played while an answer is due; longer waits slow the arm",
+    )
+    ensemble: float | None = Field(
+        default=None, ge=-1.0, le=1.0, description="ask in every tick and average with this decay (ACT: 0.01)"
+    )
     expire_ms: float = Field(default=200.0, ge=20.0, le=2000.0, description="life past the target time")
     task_limit_s: float = Field(
         default=8.0, ge=0.5, le=3600.0, description="a task not done by then is flagged"
@@ -61,13 +72,20 @@ class TickResult:
     flags: list[Flag]
 
 
+def make_player(config: ControlConfig) -> Player:
+    """The player that a configuration asks for."""
+    if config.ensemble is not None:
+        return EnsemblePlayer(config.ensemble, blend=config.blend)
+    return ChunkPlayer(config.execute, config.blend, config.slack)
+
+
 class Controller:
     """Chooses each tick's goal from its source and lets the monitors watch."""
 
-    def __init__(self, config: ControlConfig, bank: MonitorBank) -> None:
+    def __init__(self, config: ControlConfig, bank: MonitorBank, player: Player | None = None) -> None:
         self.config = config
         self.bank = bank
-        self.player = ChunkPlayer(config.execute, config.blend)
+        self.player: Player = player or make_player(config)
         self._seq = 0
         self._chunk_error: float | None = None
         self._chunk: ActionChunk | None = None
@@ -83,11 +101,20 @@ class Controller:
         """Whether the next chunk should be asked for from this tick's observation."""
         return self.player.wants(tick)
 
-    def offer(self, chunk: ActionChunk, tick: int) -> None:
-        """Hand in a chunk that arrived; its disagreement with the old one is monitored."""
-        if self.player.offer(chunk, tick):
-            self._chunk = chunk
-            self._chunk_error = self.player.overlap_error
+    def expect(self, round_trip_s: float | None) -> None:
+        """How long a chunk takes to come, s (None: not known yet): the next one is asked for in good time."""
+        ticks = (
+            0 if round_trip_s is None else math.ceil(round_trip_s * NS_PER_S / self.config.period_ns - 0.01)
+        )
+        self.player.expect(ticks)
+
+    def offer(self, chunk: ActionChunk, tick: int) -> bool:
+        """Hand in a chunk that arrived; whether it is used. Monitored: how it disagrees with the old one."""
+        if not self.player.offer(chunk, tick):
+            return False
+        self._chunk = chunk
+        self._chunk_error = self.player.overlap_error
+        return True
 
     def tick(
         self,

@@ -22,6 +22,7 @@ from runtime.control import Controller, TickResult
 from runtime.leader_stats import LeaderStats
 from runtime.loop_stats import LoopStats, TickLog
 from runtime.nouns import ActionChunk, Flag, Observation, Source, Waypoint
+from runtime.outcomes import Drive
 from runtime.realtime import IdleCollector
 from runtime.recorder import EpisodeRecorder, bus_row
 from runtime.remote.facade import LoopFigures
@@ -54,7 +55,10 @@ class FrameSource(Protocol):
 
 
 class ChunkSource(Protocol):
-    """Where action chunks come from; neither call waits or raises (the policy client)."""
+    """Where action chunks come from; nothing here waits or raises (the policy client)."""
+
+    @property
+    def round_trip_s(self) -> float | None: ...
 
     def begin(self, observation: Observation) -> bool: ...
 
@@ -91,6 +95,7 @@ class ControlLoop:
         self.sample: BusSample | None = None
         self.recorder_error = ""
         self.on_version: Callable[[str], None] | None = None
+        self.drive = Drive()
         self._bus_index = -1
         self._remote_goal: tuple[Vector, int] | None = None
         self._led: Waypoint | None = None
@@ -151,6 +156,7 @@ class ControlLoop:
         now_ns = time.monotonic_ns()
         try:
             if self.state is State.TELEOP:
+                self.drive.taken_over = True
                 self._recorder.take_over(now_ns, "operator")
             elif before is State.TELEOP:
                 self._recorder.hand_back(now_ns)
@@ -182,6 +188,7 @@ class ControlLoop:
     def begin_episode(self) -> None:
         """Monitors start afresh with the episode that is about to be recorded; the motion goes on."""
         self._controller.bank.reset()
+        self.drive = Drive()
         self._bus_index = -1 if self.sample is None else self.sample.index
 
     def finish_episode(self) -> list[Flag]:
@@ -292,9 +299,11 @@ class ControlLoop:
         chunk = self._policy.take()
         if source is not Source.POLICY:
             return
+        self._controller.expect(self._policy.round_trip_s)
         if chunk is not None:
             self._controller.offer(chunk, observation.tick)
             self._note_version(chunk.version)
+            self.drive.answered(chunk.version)
             self.stats.inference_ms.add((observation.t_ns - chunk.obs_t_ns) / 1e6)
         if self._controller.wants_chunk(observation.tick):
             self._policy.begin(observation)
@@ -310,10 +319,23 @@ class ControlLoop:
     def _note(self, result: TickResult) -> None:
         for flag in result.flags:
             self.flags.append(flag)
+            self.drive.kinds.add(flag.kind)
             log.info("flag kind=%s score=%.2f", flag.kind, flag.score)
         controller = self._controller
         if controller.config.hold_on_doubt and self.state is State.POLICY and controller.bank.ask_help:
             self.handle(Event.HOLD, "the policy is unsure in an unfamiliar place; a person is needed")
+
+    def remark(self, kind: str, t_ns: int, evidence: dict[str, Any]) -> None:
+        """Flag something that no monitor sees, at one instant: here, and in the episode that is running."""
+        flag = Flag(kind, t_ns, t_ns, 1.0, evidence)
+        self.flags.append(flag)
+        log.info("flag kind=%s", kind)
+        if self._recorder.running is None:
+            return
+        try:
+            self._recorder.flag(flag)
+        except StoreError as error:
+            self.recording_failed(error)
 
     def _record(
         self, observation: Observation, result: TickResult, wake: Wake, samples: list[BusSample]

@@ -10,25 +10,28 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import grpc
 import numpy as np
 
-from hal.types import NUM_JOINTS
-from protos.access.tls import Identity, open_channel
-from protos.codec import CodecError, decode_tensor, encode_image, encode_tensor
+from hal.types import NUM_JOINTS, Frame
+from protos.access.tls import Identity
+from protos.codec import CodecError, decode_tensor, encode_tensor
 from protos.ratchet.v1 import policy_pb2 as pb
-from protos.ratchet.v1 import policy_pb2_grpc
+from runtime.frame_lane import FrameLane
+from runtime.loop_stats import Samples
 from runtime.nouns import ActionChunk, Observation
+from runtime.outcomes import Outcome
+from runtime.pace import Pace
+from runtime.pictures import Choice, Packed, PictureWire
+from runtime.policy_link import PolicyLink
+from runtime.policy_log import PolicyLog
 from runtime.policy_types import (
     LoadResult,
     PolicyClientError,
-    PolicyRefusedError,
     PolicyReplyError,
     PolicyStatus,
-    PolicyTimeoutError,
     PolicyUnavailableError,
     SwapResult,
 )
@@ -37,28 +40,25 @@ log = logging.getLogger(__name__)
 
 MAX_CHUNK = 1024
 MAX_FEATURES = 4096
+HEARTBEAT_S = 1.0
 _FIRST_BACKOFF_S = 0.05
 _LAST_BACKOFF_S = 1.0
-_GRACE_S = 5.0  # for a load or a swap that is under way on a connection that is given up
-_UNAVAILABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
-_TIMED_OUT = {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
-_CHANNEL_OPTIONS = [
-    ("grpc.max_receive_message_length", 64 * 2**20),
-    ("grpc.max_send_message_length", 64 * 2**20),
-    # gRPC's own pause between attempts starts at 1 s and grows to 2 min: too long for an arm that waits.
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # Else a new channel to the same address would take over the old one's connection.
-    ("grpc.use_local_subchannel_pool", 1),
-]
+_TICK_S = 1 / 30
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A request under way: its task, and when it was begun, s."""
+
+    task: asyncio.Task[ActionChunk]
+    begun_s: float
 
 
 class PolicyClient:
     """Asks one policy server, at a unix socket or a loopback address, or anywhere with an ``identity``.
 
-    ``timeout_s`` bounds each inference; ``session`` is a name for the server's log. With
-    ``jpeg_quality`` pictures travel as JPEG instead of raw. Use it within one running event loop.
+    ``timeout_s`` bounds each inference; ``session`` is a name for the server's log; ``pictures`` is how
+    they travel where memory cannot be shared. Use it within one running event loop.
     """
 
     def __init__(
@@ -66,56 +66,82 @@ class PolicyClient:
         address: str,
         timeout_s: float,
         session: str = "",
-        jpeg_quality: int | None = None,
+        pictures: Choice = "auto",
         identity: Identity | None = None,
     ) -> None:
-        self._address = address
+        self._link = PolicyLink(address, identity)
         self._timeout_s = timeout_s
         self._session = session
-        self._jpeg_quality = jpeg_quality
-        self._identity = identity
-        self._channel: grpc.aio.Channel | None = None
         self._cameras: tuple[str, ...] | None = None
         self._ids = itertools.count(1)
         self._epoch_base = 0
         self._epoch_seen = 0
-        self._task: asyncio.Task[ActionChunk] | None = None
-        self._closing: asyncio.Task[None] | None = None
+        self._asked: list[_Asked] = []
         self._backoff_s = 0.0
         self._not_before = 0.0
+        self._last_word_s = 0.0
+        self.pace = Pace(_TICK_S, timeout_s)
+        self.wire = PictureWire(pictures)
+        self.lane = FrameLane(session)
+        self.round_trip_ms = Samples()
+        self.log: PolicyLog | None = None
         self.last_error: Exception | None = None
         self.failures = 0
 
+    @property
+    def address(self) -> str:
+        """Where the server is."""
+        return self._link.address
+
     def begin(self, observation: Observation) -> bool:
-        """Send an observation, unless one is under way or the server is being left alone for a moment.
+        """Send an observation, unless that is too soon or the server is being left alone for a moment.
 
         Never waits, never raises. Returns whether it was sent; the answer comes out of `take`.
         """
-        if self._task is not None or time.monotonic() < self._not_before:
+        now_s = time.monotonic()
+        since_s = now_s - self._asked[-1].begun_s if self._asked else 0.0
+        if now_s < self._not_before or not self.pace.may_ask(len(self._asked), since_s):
             return False
-        self._task = asyncio.get_running_loop().create_task(self.infer(observation))
+        task = asyncio.get_running_loop().create_task(self.infer(observation))
+        self._asked.append(_Asked(task, now_s))
         return True
 
     def take(self) -> ActionChunk | None:
-        """The chunk that has come since the last call, or None. Never waits, never raises.
+        """The newest chunk that has come since the last call, or None. Never waits, never raises.
 
         A failure is kept in ``last_error``, counted in ``failures`` and delays the next `begin`.
         """
-        task = self._task
-        if task is None or not task.done():
-            return None
-        self._task = None
-        error = None if task.cancelled() else task.exception()
-        if task.cancelled() or error is not None:
-            self._failed(error)
-            return None
-        self._backoff_s, self.last_error = 0.0, None
-        return task.result()
+        chunk = None
+        while chunk is None and (done := [asked for asked in self._asked if asked.task.done()]):
+            asked = done[-1]
+            number = self._asked.index(asked)
+            error = None if asked.task.cancelled() else asked.task.exception()
+            if asked.task.cancelled() or error is not None:
+                del self._asked[number]
+                self._failed(error)
+                continue
+            for older in self._asked[:number]:  # what they were asked, this answer knows better
+                older.task.cancel()
+            del self._asked[: number + 1]
+            self._backoff_s, self.last_error = 0.0, None
+            chunk = asked.task.result()
+        return chunk
 
     @property
     def in_flight(self) -> bool:
         """Whether a request is under way or its answer has not been taken yet."""
-        return self._task is not None
+        return bool(self._asked)
+
+    @property
+    def waiting_s(self) -> float:
+        """How long the oldest unanswered request has been under way, s; 0 without one."""
+        begun = [asked.begun_s for asked in self._asked if not asked.task.done()]
+        return time.monotonic() - min(begun) if begun else 0.0
+
+    @property
+    def round_trip_s(self) -> float | None:
+        """What an answer takes, smoothed, s; None before the first."""
+        return self.pace.mean_s
 
     async def infer(self, observation: Observation) -> ActionChunk:
         """The action chunk for an observation, within ``timeout_s``.
@@ -123,17 +149,57 @@ class PolicyClient:
         Sends the cameras the serving policy looks through. The chunk's epoch never falls, also
         when the server restarts and counts afresh. Raises a PolicyClientError subclass.
         """
-        deadline = time.monotonic() + self._timeout_s
+        begun_s = time.monotonic()
         if self._cameras is None:
             self._cameras = await self._ask_cameras(self._timeout_s)
-        request = self._request(observation, self._cameras)
+            self.lane.open(self._link.stub, self._link.channel)
+        frames = _wanted(observation, self._cameras)
+        request = self._request(observation)
+        placed, packed = self.lane.place(frames), None
+        if placed is not None:
+            request.lane = placed.lane
+            request.frames.extend(placed.frames)
+        else:
+            packed = await self._pack(frames)
+            request.images.extend(packed.images)
+        left_s = max(begun_s + self._timeout_s - time.monotonic(), 0.001)
+        request.deadline_ms = left_s * 1e3
         try:
-            response = await self._call(self._stub().Infer, request, max(deadline - time.monotonic(), 0.001))
+            sent_s = time.monotonic()
+            response = await self._link.call(self._link.stub.Infer, request, left_s)
         except PolicyClientError:
             # Whoever answers next may serve another policy with other cameras.
             self._cameras = None
             raise
-        return self._chunk(request, response)
+        finally:
+            self.lane.release(placed)
+        chunk = self._chunk(request, response)
+        self._measure(begun_s, sent_s, packed, response)
+        return chunk
+
+    async def beat(self, timeout_s: float = HEARTBEAT_S) -> None:
+        """Ask whether the server is there and serves. Raises a PolicyClientError subclass."""
+        begun_s = time.monotonic()
+        await self._link.check(timeout_s)
+        self._last_word_s = time.monotonic()
+        self.wire.beat(self._last_word_s - begun_s)
+
+    async def heartbeat(self) -> None:
+        """Until cancelled: a connection that has died without a word is noticed within twice a second.
+
+        Asks only when no answer came for a second. What is found is in ``last_error`` and ``failures``.
+        """
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            if time.monotonic() - self._last_word_s < HEARTBEAT_S:
+                continue
+            try:
+                await self.beat()
+            except PolicyClientError as error:
+                self._failed(error)
+            else:
+                if not self._asked:
+                    self._backoff_s, self.last_error = 0.0, None
 
     async def load(
         self, path: str, backend: str = "", activate: bool = False, timeout_s: float = 120.0
@@ -142,80 +208,88 @@ class PolicyClient:
 
         Raises PolicyRefusedError with the server's reason; the old bundle then goes on serving.
         """
-        request = pb.LoadRequest(path=path, backend=backend, activate=activate)
-        reply = await self._call(self._stub().Load, request, timeout_s)
+        # Whoever asks through the robot is a person: also what was rolled back may come back.
+        request = pb.LoadRequest(path=path, backend=backend, activate=activate, by_person=True)
+        reply = await self._link.call(self._link.stub.Load, request, timeout_s)
         return LoadResult(
             reply.version, reply.verify_ms, reply.load_ms, reply.warm_ms, reply.active, reply.epoch
         )
 
     async def swap(self, version: str, timeout_s: float = 5.0) -> SwapResult:
         """Serve a loaded version from the next request on. Raises PolicyRefusedError."""
-        reply = await self._call(self._stub().Swap, pb.SwapRequest(version=version), timeout_s)
+        reply = await self._link.call(
+            self._link.stub.Swap, pb.SwapRequest(version=version, by_person=True), timeout_s
+        )
         return SwapResult(reply.version, reply.previous, reply.epoch, reply.swap_ms)
 
     async def rollback(self, timeout_s: float = 5.0) -> SwapResult:
         """Serve the predecessor again. Raises PolicyRefusedError when there is none."""
-        reply = await self._call(self._stub().Rollback, pb.RollbackRequest(), timeout_s)
+        reply = await self._link.call(self._link.stub.Rollback, pb.RollbackRequest(), timeout_s)
         return SwapResult(reply.version, reply.previous, reply.epoch, reply.swap_ms)
+
+    async def report(self, outcome: Outcome, timeout_s: float = 5.0) -> str:
+        """Tell how an episode ended; returns the server's verdict on a bundle on probation, or ""."""
+        request = pb.ReportRequest(
+            session=self._session,
+            episode=outcome.episode,
+            version=outcome.version,
+            failed=outcome.failed,
+            flags=outcome.flags,
+            mixed=outcome.mixed,
+        )
+        return str((await self._link.call(self._link.stub.Report, request, timeout_s)).verdict)
 
     async def status(self, manifests: bool = False, timeout_s: float = 5.0) -> PolicyStatus:
         """What is loaded and how the server has done; ``manifests`` brings each bundle's manifest too."""
-        reply = await self._call(self._stub().Status, pb.StatusRequest(manifests=manifests), timeout_s)
+        reply = await self._link.call(
+            self._link.stub.Status, pb.StatusRequest(manifests=manifests), timeout_s
+        )
         return PolicyStatus.from_message(reply)
 
     async def close(self) -> None:
         """Give up what is under way and close the connection. Safe to call twice."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
-            if not task.cancelled():
-                task.exception()  # seen: nobody is left to tell
-        if self._closing is not None:
-            self._closing.cancel()
-            await asyncio.wait([self._closing])
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close(None)
-
-    def _stub(self) -> Any:
-        if self._channel is None:
-            self._channel = open_channel(self._address, self._identity, _CHANNEL_OPTIONS)
-        return policy_pb2_grpc.PolicyServiceStub(self._channel)
-
-    async def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
-        try:
-            call: Awaitable[Any] = method(request, timeout=timeout_s)
-            return await call
-        except grpc.aio.AioRpcError as error:
-            raise _typed(error, self._address, timeout_s) from error
+        asked, self._asked = self._asked, []
+        for one in asked:
+            one.task.cancel()
+        # Seen, whatever became of them: nobody is left to tell.
+        await asyncio.gather(*(one.task for one in asked), return_exceptions=True)
+        await self.lane.close()
+        await self._link.close()
 
     async def _ask_cameras(self, timeout_s: float) -> tuple[str, ...]:
         active = (await self.status(timeout_s=timeout_s)).active
         if active is None:
-            raise PolicyUnavailableError(f"the policy server at {self._address} has no bundle", "load one")
+            raise PolicyUnavailableError(f"the policy server at {self.address} has no bundle", "load one")
         return active.cameras
 
-    def _request(self, observation: Observation, cameras: tuple[str, ...]) -> pb.InferRequest:
-        images = []
-        for camera in cameras:
-            frame = observation.frames.get(camera)
-            if frame is None:
-                raise PolicyClientError(
-                    f"the policy looks through camera {camera}, which has no picture yet", "check the camera"
-                )
-            try:
-                images.append(encode_image(camera, frame.image, frame.seq, frame.t_ns, self._jpeg_quality))
-            except CodecError as error:
-                raise PolicyClientError(str(error), "check the camera") from error
+    def _request(self, observation: Observation) -> pb.InferRequest:
         return pb.InferRequest(
             request_id=next(self._ids),
             session=self._session,
             tick=observation.tick,
             observation_ns=observation.t_ns,
             state=encode_tensor(observation.joints.position.astype(np.float32)),
-            images=images,
         )
+
+    async def _pack(self, frames: Sequence[Frame]) -> Packed:
+        try:
+            if self.wire.costly:
+                return await asyncio.to_thread(self.wire.pack, frames)
+            return self.wire.pack(frames)
+        except CodecError as error:
+            raise PolicyClientError(str(error), "check the camera") from error
+
+    def _measure(
+        self, begun_s: float, sent_s: float, packed: Packed | None, response: pb.InferResponse
+    ) -> None:
+        now_s = self._last_word_s = time.monotonic()
+        server_s = (response.exec_ms + response.queue_ms) / 1e3
+        self.pace.answered(now_s - begun_s)
+        self.round_trip_ms.add((now_s - begun_s) * 1e3)
+        if packed is not None:
+            self.wire.sent(packed, now_s - sent_s, server_s)
+        if self.log is not None:
+            self.log.answered(response, begun_s, now_s, packed)
 
     def _chunk(self, request: pb.InferRequest, response: pb.InferResponse) -> ActionChunk:
         """Check an answer and make a chunk of it: what is not a finite chunk goes no further."""
@@ -258,22 +332,17 @@ class PolicyClient:
         self._backoff_s = min(max(2 * self._backoff_s, _FIRST_BACKOFF_S), _LAST_BACKOFF_S)
         self._not_before = time.monotonic() + self._backoff_s
         if self._backoff_s == _LAST_BACKOFF_S:
-            self._connect_afresh()
-
-    def _connect_afresh(self) -> None:
-        """A connection can be spoilt and stay open: HTTP/2 then waits for the rest of a frame for ever."""
-        channel, self._channel = self._channel, None
-        if channel is not None and (self._closing is None or self._closing.done()):
-            self._closing = asyncio.get_running_loop().create_task(channel.close(_GRACE_S))
+            self._link.afresh()
+            self._cameras = None
+            self.pace.forget()
+            self.wire.forget()
 
 
-def _typed(error: grpc.aio.AioRpcError, address: str, timeout_s: float) -> PolicyClientError:
-    """The error of ours for a gRPC status."""
-    code, details = error.code(), (error.details() or "").partition("; last error")[0]
-    if code in _TIMED_OUT:
-        return PolicyTimeoutError(f"the policy server at {address} did not answer within {timeout_s:.2f} s")
-    if code in _UNAVAILABLE:
-        return PolicyUnavailableError(f"the policy server at {address} cannot answer: {details}")
-    if code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS):
-        return PolicyReplyError(f"the policy server at {address} failed: {details}")
-    return PolicyRefusedError(details or code.name)
+def _wanted(observation: Observation, cameras: Sequence[str]) -> list[Frame]:
+    """The pictures a policy looks through. Raises PolicyClientError when there is none of one of them."""
+    for camera in cameras:
+        if camera not in observation.frames:
+            raise PolicyClientError(
+                f"the policy looks through camera {camera}, which has no picture yet", "check the camera"
+            )
+    return [observation.frames[camera] for camera in cameras]

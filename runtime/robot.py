@@ -17,7 +17,8 @@ from runtime.bus_records import Fault
 from runtime.errors import BusProcessError
 from runtime.loop import ControlLoop
 from runtime.monitors.thresholds import ThresholdError
-from runtime.policy_client import PolicyClient
+from runtime.outcomes import Drive, Outcomes
+from runtime.policy_switch import PolicySource
 from runtime.policy_types import PolicyClientError, SlotStatus
 from runtime.recorder import EpisodeRecorder
 from runtime.remote.errors import RefusedError, UnavailableError
@@ -48,7 +49,7 @@ class Robot:
         name: str,
         loop: ControlLoop,
         follower: BusHandle,
-        policy: PolicyClient,
+        policy: PolicySource,
         recorder: EpisodeRecorder,
     ) -> None:
         self._name = name
@@ -61,6 +62,7 @@ class Robot:
         self._retired = False
         self._episode_ticks = 0
         self._ended: EpisodeRef | None = None
+        self.outcomes = Outcomes(policy)
 
     async def state(self) -> RobotSnapshot:
         loop, sample = self._loop, self._loop.sample
@@ -242,6 +244,9 @@ class Robot:
             self._loop.recording_failed(error)
             raise UnavailableError(str(error)) from error
         kinds = tuple(sorted({flag.kind for flag in flags}))
+        if outcome != "discard":
+            self.outcomes.ended(episode, self._loop.drive, outcome == "failure", kinds)
+        self._loop.drive = Drive()
         return EpisodeResult(episode, ticks, (time.monotonic() - began) * 1e3, kinds)
 
     async def keep_last(self, task: str, outcome: Outcome) -> EpisodeResult:

@@ -11,7 +11,9 @@ import numpy as np
 from hal.bench.demonstrator import Demonstrator
 from hal.bench.world import Region, TaskState
 from policies.session import PolicySession
-from runtime.control import ControlConfig, Controller
+from runtime.chunks import Player
+from runtime.control import NS_PER_S, ControlConfig, Controller
+from runtime.line import LineFaults, LockstepLine
 from runtime.lockstep import LockstepArm
 from runtime.monitors import MonitorBank, MonitorConfig
 from runtime.nouns import ActionChunk, Flag, Observation, Source, Vector
@@ -23,7 +25,11 @@ SETTLE_TICKS = 5  # recorded after success, so that a policy also learns to stay
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What one episode came to. ``slice`` says whether the cube started in the gap."""
+    """What one episode came to. ``slice`` says whether the cube started in the gap.
+
+    ``goals`` are the goals let through, rad (6,), one a tick; ``seams`` the ticks from which on another
+    chunk had its say; ``asked`` counts requests for a chunk.
+    """
 
     seed: int
     success: bool
@@ -34,6 +40,9 @@ class Rollout:
     intervened: bool
     errors: tuple[tuple[int, float], ...] = ()
     features: tuple[tuple[int, Any], ...] = ()
+    goals: tuple[Vector, ...] = field(default=(), compare=False)
+    seams: tuple[int, ...] = ()
+    asked: int = 0
 
 
 class ScriptedOperator:
@@ -64,6 +73,7 @@ class _Run:
     slice: str
     recorder: EpisodeRecorder | None
     episode_id: str | None
+    line: LockstepLine
     expert: Demonstrator | None = None
     done: bool = False
     success: bool = False
@@ -72,10 +82,16 @@ class _Run:
     taken_over_at: int | None = None
     flags: list[Flag] = field(default_factory=list)
     features: list[tuple[int, Any]] = field(default_factory=list)
+    goals: list[Vector] = field(default_factory=list)
+    seams: list[int] = field(default_factory=list)
 
 
 class RolloutRunner:
-    """Runs policy episodes on a batch of lockstep arms that share one policy session."""
+    """Runs policy episodes on a batch of lockstep arms that share one policy session.
+
+    ``faults`` is what the way to the policy does to requests; ``player`` makes another chunk player
+    than the controller's own, such as the one a benchmark compares it with.
+    """
 
     def __init__(
         self,
@@ -87,6 +103,8 @@ class RolloutRunner:
         recorder: EpisodeRecorder | None = None,
         operator: ScriptedOperator | None = None,
         task: str = "",
+        faults: LineFaults | None = None,
+        player: Callable[[], Player] | None = None,
     ) -> None:
         if recorder is not None and len(arms) != 1:
             raise ValueError("a recorder follows one arm at a time")
@@ -97,6 +115,8 @@ class RolloutRunner:
         self._recorder = recorder
         self._operator = operator
         self._task = task
+        self._faults = faults or LineFaults()
+        self._player = player
 
     def run(
         self, seeds: Sequence[int], region: Region, progress: Callable[[int], None] | None = None
@@ -121,7 +141,7 @@ class RolloutRunner:
     def _begin(self, arm: LockstepArm, seed: int, region: Region) -> _Run:
         arm.reset(seed, region)
         bank = MonitorBank(MonitorConfig(), self._thresholds, self._config.task_limit_ticks)
-        controller = Controller(self._config, bank)
+        controller = Controller(self._config, bank, self._player() if self._player else None)
         controller.begin()
         episode_id = None
         if self._recorder is not None:
@@ -135,6 +155,7 @@ class RolloutRunner:
             slice="gap" if arm.task().in_gap else "covered",
             recorder=self._recorder,
             episode_id=episode_id,
+            line=LockstepLine(self._faults, seed, self._config.period_ns / NS_PER_S),
             deadline=self._config.task_limit_ticks + 1,  # the tick on which time is up counts
         )
 
@@ -142,7 +163,8 @@ class RolloutRunner:
         observations = []
         for run in runs:
             self._maybe_take_over(run)
-            wants = run.expert is None and run.controller.wants_chunk(run.tick)
+            self._take(run)
+            wants = run.expert is None and run.controller.wants_chunk(run.tick) and run.line.ready(run.tick)
             observations.append((run, run.arm.observe(render=wants or run.recorder is not None), wants))
         self._infer([(run, obs) for run, obs, wants in observations if wants])
         for run, observation, _ in observations:
@@ -178,8 +200,16 @@ class RolloutRunner:
                 exec_ms=0.0,
                 features=result.features[index],
             )
-            run.controller.offer(chunk, run.tick)
+            run.line.send(chunk, run.tick)
+            self._take(run)
             run.features.append((run.tick, result.features[index]))
+
+    def _take(self, run: _Run) -> None:
+        """Hand the controller what has come over the line."""
+        chunk = run.line.receive(run.tick)
+        run.controller.expect(run.line.pace.mean_s)
+        if chunk is not None and run.expert is None and run.controller.offer(chunk, run.tick):
+            run.seams.append(run.tick)
 
     def _step(self, run: _Run, observation: Observation) -> None:
         target: Vector | None = None
@@ -192,6 +222,7 @@ class RolloutRunner:
         if run.recorder is not None:
             run.recorder.tick(observation, result.asked, source)
         run.arm.advance(result.waypoint)
+        run.goals.append(run.arm.goal)
         run.tick += 1
         self._maybe_finish(run)
 
@@ -225,6 +256,9 @@ def _result(run: _Run) -> Rollout:
         intervened=run.taken_over_at is not None,
         errors=tuple((s.tick, s.error) for s in run.controller.bank.signals if s.error is not None),
         features=tuple(run.features),
+        goals=tuple(run.goals),
+        seams=tuple(run.seams),
+        asked=run.line.sent,
     )
 
 

@@ -27,6 +27,7 @@ from runtime.config import ArmConfig, RobotConfig, StoreConfig
 from runtime.control import Controller
 from runtime.errors import BusProcessError
 from runtime.exclusive import exclusive, require_free_socket
+from runtime.fallback import FallbackServer
 from runtime.fleet.agent import FleetAgent
 from runtime.health import HealthBoard, HealthServer
 from runtime.loop import ControlLoop
@@ -35,6 +36,8 @@ from runtime.loop_stats import TickLog
 from runtime.monitors import MonitorBank
 from runtime.notify import Notifier, Watchdog, watchdog_period_s
 from runtime.policy_client import PolicyClient
+from runtime.policy_log import PolicyLog
+from runtime.policy_switch import PolicySwitch, flag_evidence
 from runtime.preroll import Preroll
 from runtime.realtime import IdleCollector, favoured_pool, make_realtime
 from runtime.recorder import EpisodeRecorder
@@ -45,7 +48,7 @@ from runtime.store_budget import keep_budget, watch_disk
 
 log = logging.getLogger(__name__)
 
-_HEALTH_LIMITS_S = {"bus": 1.0, "loop": 1.0, "store": 2.0}
+_HEALTH_LIMITS_S = {"bus": 1.0, "loop": 1.0, "store": 2.0, "policy": 2.0}
 _FIRST_SAMPLE_S = 5.0
 _FIRST_FRAME_S = 5.0
 _THRESHOLDS_RETRY_S = 1.0
@@ -60,7 +63,7 @@ class _Parts:
     follower: BusHandle
     leader: BusHandle | None
     cameras: CameraSet | None
-    policy: PolicyClient
+    policy: PolicySwitch
     loop: ControlLoop
     robot: Robot
     board: HealthBoard
@@ -110,7 +113,7 @@ async def _parts(config: RobotConfig, software: str) -> AsyncIterator[_Parts]:
             cameras = CameraSet(CameraProcessConfig(cameras=config.cameras, run_dir=config.run_dir))
             stack.callback(cameras.stop)
             cameras.start()
-        policy = _policy_client(config)
+        policy = _policy(config)
         stack.push_async_callback(policy.close)
         recorder = EpisodeRecorder(
             store,
@@ -131,6 +134,11 @@ async def _parts(config: RobotConfig, software: str) -> AsyncIterator[_Parts]:
             cameras.handles if cameras else {},
             policy,
             recorder,
+        )
+        policy.on_change = lambda change: loop.remark(
+            "policy_fallback" if change.local else "policy_return",
+            change.t_ns,
+            flag_evidence(change, loop.policy_version),
         )
         robot = Robot(config.robot.id, loop, follower, policy, recorder)
         limits = {**_HEALTH_LIMITS_S, **{f"camera.{name}": 2.0 for name in config.cameras}}
@@ -197,6 +205,7 @@ def _keep_time(config: RobotConfig, parts: _Parts) -> None:
         log.warning("real time refused: %s; `ratchet doctor` says what grants it", ", ".join(refused))
     parts.loop.collector = IdleCollector()
     parts.loop.log = TickLog(config.run_dir)
+    parts.policy.log = PolicyLog(config.run_dir)
 
 
 def _tasks(
@@ -208,12 +217,17 @@ def _tasks(
     ready: Callable[[str], None],
 ) -> list[Coroutine[Any, Any, None]]:
     """Everything that runs beside each other on the event loop."""
-    caretaker = Caretaker(parts.loop, parts.follower, parts.leader, parts.cameras, parts.board)
+    caretaker = Caretaker(
+        parts.loop, parts.follower, parts.leader, parts.cameras, parts.board, parts.policy.describe
+    )
     tasks = [
         parts.loop.run(),
         server.serve(),
         caretaker.run(),
+        parts.policy.run(),
         _follow_versions(parts),
+        parts.robot.outcomes.send(),
+        parts.robot.outcomes.watch(parts.loop, parts.recorder),
         watch_disk(parts.store, parts.recorder),
         _announce(parts, server, notifier, ready),
     ]
@@ -297,11 +311,17 @@ async def _park(robot: Robot) -> None:
         log.error("could not lower the arm: %s", error)
 
 
-def _policy_client(config: RobotConfig) -> PolicyClient:
-    """Raises CredentialsError when the identity's files cannot be used."""
-    policy = config.policy
+def _policy(config: RobotConfig) -> PolicySwitch:
+    """Raises CredentialsError when the identity's files cannot be used, FallbackError without a process."""
+    policy, name = config.policy, config.robot.id
     identity = None if policy.identity is None else identity_in(policy.identity)
-    return PolicyClient(policy.address, policy.timeout_s, session=config.robot.id, identity=identity)
+    remote = PolicyClient(policy.address, policy.timeout_s, name, policy.pictures, identity)
+    if policy.fallback is None:
+        return PolicySwitch(remote)
+    server = FallbackServer(policy.fallback, config.run_dir)
+    require_free_socket(server.address)
+    server.start()
+    return PolicySwitch(remote, PolicyClient(server.address, policy.timeout_s, name), server)
 
 
 def _preroll(config: StoreConfig) -> Preroll | None:

@@ -49,11 +49,15 @@ fps = 30
 [control]
 # rate_hz = 30.0
 # execute = 16               # actions used of each chunk
+# slack = 3                  # of them played while an answer is due; if it takes longer, the arm slows down
+# ensemble = 0.01            # instead: ask in every tick, average all answers (ACT's weights)
 # task_limit_s = 8.0         # a task not done by then is flagged
 
 [policy]
 address = "unix:/run/ratchet/policy.sock"   # where `ratchet serve` listens
-# timeout_s = 0.25
+# timeout_s = 1.0
+# pictures = "auto"          # where memory cannot be shared: "raw", "jpeg", or what is faster, measured
+# fallback = {{ bundle = "/var/lib/ratchet/fallback", trust = "/etc/ratchet/keys" }}   # while it is gone
 
 # What to ask of the kernel: for the bus processes, and for the control loop's own thread.
 # [realtime]
@@ -95,8 +99,9 @@ def robot_text(path: Path, follower: str, leader: str, calibration: Path) -> str
 class SimOptions:
     """What a simulated robot's configuration depends on besides its bench.
 
-    ``fleet_host`` None means no fleet; ``fleet_keys`` maps a key id to its public key in hex. ``patient``:
-    bus and motors wait longer for one another, where nobody measures how they cope with lost replies.
+    ``fallback`` is a bundle that the robot serves itself when its policy server is gone, signed by one of
+    ``trust``. ``fleet_host`` None means no fleet; ``fleet_keys`` maps a key id to its public key in hex.
+    ``patient``: bus and motors wait longer for one another, where nobody measures how they cope with lost replies.
     """
 
     robot: str = "bench"
@@ -108,6 +113,8 @@ class SimOptions:
     task_limit_s: float = 8.0
     patient: bool = False
     keep_last_s: float = 0.0
+    fallback: Path | None = None
+    trust: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +172,9 @@ def sim_text(paths: SimPaths, bench: BenchInfo, options: SimOptions) -> str:
         lines += ["", "[bus]", "watchdog_ms = 400", "replies = { margin_ms = 4.0, max_coast = 15 }"]
     lines += ["", "[control]", f"task_limit_s = {options.task_limit_s}"]
     lines += ["", "[policy]", f"address = {_quoted(paths.policy)}", "timeout_s = 0.5"]
+    if options.fallback is not None:
+        lines += ["", "[policy.fallback]", f"bundle = {_quoted(options.fallback)}"]
+        lines += [f"trust = {_quoted(options.trust)}"]
     lines += ["", "[store]", f"path = {_quoted(paths.store)}", f"keep_last_s = {options.keep_last_s}"]
     lines += ["", "[remote]", f"address = {_quoted(paths.control)}", "plaintext = true"]
     if options.health_port is not None:

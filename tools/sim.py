@@ -85,6 +85,7 @@ def start_sim(
     *,
     bundle: Path | None = None,
     allow: Sequence[Path] = (),
+    fallback: Path | None = None,
     trust: Path | None = None,
     backend: str = "onnx",
     threads: int = 1,
@@ -101,8 +102,9 @@ def start_sim(
     """Start bench, policy server (with ``bundle`` or ``allow``) and robot below ``run_dir``; wait until up.
 
     ``trust`` holds the public keys whose bundles are accepted, ``allow`` further directories that
-    bundles may be loaded from. ``broker`` is HOST:PORT of a local MQTT broker, ``keys`` the key
-    directory whose holder may command the robot over it (default: ``run_dir/keys``, made there).
+    bundles may be loaded from, ``fallback`` the bundle the robot serves itself when that server is gone.
+    ``broker`` is HOST:PORT of a local MQTT broker, ``keys`` the key directory whose holder may command
+    the robot over it (default: ``run_dir/keys``, made there).
     With ``prerendered`` the cameras play a scene that is drawn once. ``keep_last_s`` seconds are held while
     nothing is recorded.
     Everything ends when this process does. Raises UsageError with the service's own line when it
@@ -113,7 +115,14 @@ def start_sim(
     arguments = ["tools.cli", "--verbose", "up", "--sim", "--dir", str(paths.run_dir), "--die-with-parent"]
     arguments += ["--seed", str(seed), "--size", f"{size[0]}x{size[1]}", "--name", name]
     arguments += ["--backend", backend, "--threads", str(threads), "--keep-last", str(keep_last_s)]
-    optional = {"--bundle": bundle, "--trust": trust, "--broker": broker, "--keys": keys, "--health": health}
+    optional = {
+        "--bundle": bundle,
+        "--fallback": fallback,
+        "--trust": trust,
+        "--broker": broker,
+        "--keys": keys,
+        "--health": health,
+    }
     for option, value in optional.items():
         if value is not None:
             arguments += [option, str(value.resolve() if isinstance(value, Path) else value)]

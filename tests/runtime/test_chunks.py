@@ -60,26 +60,70 @@ def test_nothing_to_play_means_none_before_the_first_chunk_and_after_the_last_ro
     player = ChunkPlayer(execute=4)
     assert player.wants(0)
     assert player.action(0) is None
-    player.offer(make_chunk(0), 0)
-    assert player.action(H - 1) is not None
-    assert player.action(H) is None
-    assert player.wants(H)
+    player.offer(make_chunk(0), 1)
+    played = [player.action(tick) for tick in range(1, 40)]
+    assert played[0] is not None
+    assert played[-1] is None
+    assert player.wants(40)
 
 
-def test_the_new_chunk_fades_in_linearly_over_the_overlap():
+def test_the_new_chunk_fades_in_smoothly_over_the_overlap():
     player = ChunkPlayer(execute=4, blend=3)
     player.offer(make_chunk(0, 0.0), 0)
     player.offer(make_chunk(4, 1.0), 4)
     played = [float(player.action(t)[0]) for t in range(4, 12)]
-    np.testing.assert_allclose(played, [0.25, 0.5, 0.75, 1, 1, 1, 1, 1])
+    part = np.array([0.25, 0.5, 0.75])
+    rising = 10 * part**3 - 15 * part**4 + 6 * part**5
+    np.testing.assert_allclose(played, [*rising, 1, 1, 1, 1, 1])
 
 
-def test_blending_stops_where_the_old_chunk_ends():
+def test_where_the_old_chunk_ends_its_last_difference_fades_out():
     player = ChunkPlayer(execute=H, blend=3)
     player.offer(make_chunk(0, 0.0), 0)
     player.offer(make_chunk(4, 1.0), H - 1)
-    assert float(player.action(H - 1)[0]) == pytest.approx(0.25)
-    assert float(player.action(H)[0]) == pytest.approx(1.0)
+    played = [float(player.action(tick)[0]) for tick in range(H - 1, H + 3)]
+    assert played == pytest.approx([0.1035, 0.5, 0.8965, 1.0], abs=1e-3)
+
+
+def play(player: ChunkPlayer, latency: int, ticks: int) -> tuple[list[float], list[int]]:
+    """The loop's side against answers that take ``latency`` ticks: rows played, ticks that were held."""
+    rows, held, pending = [], [], None
+    player.expect(latency)
+    for tick in range(ticks):
+        if pending is not None and tick == pending + latency:
+            base = rows[pending] if pending else 0.0
+            values = np.repeat((base + np.arange(32, dtype=np.float32))[:, None], 6, axis=1)
+            assert player.offer(ActionChunk(values, pending, 0, "a", 1, 1.0), tick)
+            pending = None
+        if pending is None and player.wants(tick):
+            pending = tick
+        action = player.action(tick)
+        if action is None:
+            held.append(tick)
+        rows.append(rows[-1] if action is None and rows else 0.0 if action is None else float(action[0]))
+    return rows, held
+
+
+def test_a_long_way_slows_the_arm_and_never_stops_it():
+    rows, held = play(ChunkPlayer(execute=16, blend=0, slack=3), latency=9, ticks=200)
+    assert held == list(range(9)), "only before the first answer"
+    steps = np.diff(rows[16:])
+    assert steps.min() >= 0.3
+    assert np.abs(np.diff(steps)).max() <= 0.21, "the pace changes gently"
+    assert 0.6 < steps.mean() < 0.8
+
+
+def test_up_to_the_slack_the_pace_is_the_policys_own():
+    rows, held = play(ChunkPlayer(execute=16, blend=0, slack=3), latency=3, ticks=100)
+    assert held == [0, 1, 2]
+    np.testing.assert_allclose(np.diff(rows[10:]), 1.0)
+
+
+def test_while_nothing_is_played_a_chunk_loses_no_row():
+    player = ChunkPlayer(execute=4)
+    assert [player.action(tick) for tick in range(6)] == [None] * 6
+    assert player.offer(make_chunk(1, length=3), 6)
+    assert player.action(6)[0] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
@@ -142,3 +186,5 @@ def test_bad_arguments_are_refused():
         ChunkPlayer(execute=0)
     with pytest.raises(ValueError, match="blend"):
         ChunkPlayer(execute=4, blend=-1)
+    with pytest.raises(ValueError, match="slack"):
+        ChunkPlayer(execute=4, slack=0)

@@ -59,6 +59,8 @@ class FakeArm:
 class FakePolicy:
     """Answers each observation in the next tick."""
 
+    round_trip_s = 0.03
+
     def __init__(self) -> None:
         self.asked: list[Observation] = []
         self.chunk: ActionChunk | None = None

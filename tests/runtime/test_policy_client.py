@@ -139,7 +139,7 @@ async def test_an_observation_becomes_a_chunk_and_only_the_wanted_cameras_travel
 
 
 async def test_pictures_travel_as_jpeg_by_choice(bench: Bench):
-    client = PolicyClient(bench.address, timeout_s=2.0, jpeg_quality=90)
+    client = PolicyClient(bench.address, timeout_s=2.0, pictures="jpeg")
     await client.infer(observe(1))
     await client.close()
     assert bench.service.requests[0].images[0].data[:2] == b"\xff\xd8"

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -55,6 +56,11 @@ Examples:
     multiple=True,
     help="Bundles may also be loaded from here (repeatable).",
 )
+@click.option(
+    "--fallback",
+    type=click.Path(path_type=Path),
+    help="With --sim: the bundle to go on with when the policy server is gone.",
+)
 @click.option("--trust", type=click.Path(path_type=Path), help="Directory of trusted public keys.")
 @click.option("--backend", type=click.Choice(["onnx", "onnx-int8", "torch", "compile"]), default="onnx")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, help="Threads of one inference.")
@@ -78,6 +84,7 @@ def up(
     config: Path | None,
     bundle: Path | None,
     allow: tuple[Path, ...],
+    fallback: Path | None,
     trust: Path | None,
     backend: str,
     threads: int,
@@ -92,6 +99,8 @@ def up(
     die_with_parent: bool,
 ) -> None:
     """Run the robot service until Ctrl-C: control loop, recorder, remote doors."""
+    from tools.paths import trust_dir
+
     parent = os.getppid() if die_with_parent else None
     signal.signal(signal.SIGTERM, _end)
     if sim and config is not None:
@@ -111,7 +120,11 @@ def up(
             paths,
             (seed, *_size(size)),
             prerendered,
-            _options(name, health, keep_last, broker, keys or paths.run_dir / "keys"),
+            replace(
+                _options(name, health, keep_last, broker, keys or paths.run_dir / "keys"),
+                fallback=None if fallback is None else fallback.resolve(),
+                trust=None if fallback is None else trust_dir(trust).resolve(),
+            ),
         )
         if server is not None:
             server.wait_for_socket(Path(address.removeprefix("unix:")))
