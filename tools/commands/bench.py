@@ -15,6 +15,8 @@ BENCHES: dict[str, str] = {
     "estop": "How soon an emergency stop reaches the motors, from every door.",
     "contact": "How soon a blocked arm stops, and how often one stops for nothing.",
     "crash": "Kill the recorder, cut the power at every write: what is left of the episodes.",
+    "backbones": "ACT over EfficientNet-Lite0 and over ResNet-18, two 640x480 cameras: int8, float32.",
+    "learning": "Which image backbone learns the demo's task better, on the same seeds.",
     "recorder": "Four cameras into the store on two cores: drops, bytes, PSNR, end of episode.",
     "loader": "Random training samples a second, beside the decoder alone and beside LeRobot.",
     "convert": "LeRobot v2.1 to v3.0, beside LeRobot's own converter.",
