@@ -137,6 +137,11 @@ class Ledger:
             self._append(earlier, State.CHAMPION, f"rolled back from {now}: {why}", who, None, {})
             return earlier
 
+    def predecessor(self) -> str | None:
+        """The version that `roll_back` would go back to; None when there is none."""
+        now = self.champion()
+        return None if now is None else self._before(now)
+
     def champion(self) -> str | None:
         """The version in use; None before the first."""
         latest = self._latest()

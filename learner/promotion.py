@@ -1,7 +1,9 @@
 """Champion and candidates: who is in use, who may replace it, and the way back.
 
-The order of a promotion: the server loads the candidate beside the champion, the ledger records it,
-the server switches. A crash in between leaves the old one serving, and ``reconcile`` finishes it.
+The order of a promotion, and of the way back: the server loads the bundle beside the champion, the
+ledger records it, the server switches. What the server refuses changes nothing; a crash in between
+leaves the old one serving, and ``reconcile`` finishes it. A server that has rolled back by itself, on
+probation, is heard first: then it is the ledger that follows.
 """
 
 from __future__ import annotations
@@ -104,24 +106,57 @@ class Promotion:
             )
         return decision, result
 
-    def publish(self, candidate: Bundle) -> None:
-        """Make a candidate that passed the gate champion, here and on the server.
+    def publish(self, candidate: Bundle, *, by_person: bool = False) -> None:
+        """Make a candidate that passed the gate champion, here and, on probation, on the server.
 
-        Raises LedgerError when it did not pass, ServerError when the server refuses it (nothing changes).
+        ``by_person`` puts back also what the server had rolled back. Raises LedgerError when it did not
+        pass, ServerError when the server refuses it (nothing changes).
         """
         if self.ledger.state(candidate.version) is not State.CHAMPION:
-            self._load(candidate)
+            self._load(candidate, by_person)
             self.ledger.record(candidate.version, State.CHAMPION, why="passed the gate")
-        self._announce(candidate)
+        self._announce(candidate, by_person)
 
-    def roll_back(self, why: str) -> Bundle:
-        """Back to the champion before, here and on the server. Raises LedgerError when there is none."""
-        bundle = self.bundle(self.ledger.roll_back(why=why))
-        self._announce(bundle)
+    def roll_back(self, why: str, who: str = "learner") -> Bundle:
+        """Back to the champion before, here and on the server.
+
+        Raises LedgerError when there is none, ServerError when the server refuses it (nothing changes).
+        """
+        earlier, given_up = self.ledger.predecessor(), self.ledger.champion()
+        if earlier is None:
+            self.ledger.roll_back(why=why, who=who)  # says what is the matter
+            raise AssertionError("the ledger went back to nothing")
+        bundle = self.bundle(earlier)
+        self._load(bundle, by_person=True)
+        self.ledger.roll_back(why=why, who=who)
+        if self.server is not None:
+            status = self.server.status()
+            serving = next((slot.version for slot in status.slots if slot.active), None)
+            if serving == given_up and status.previous == earlier:
+                self.server.roll_back(why)
+        self._announce(bundle, by_person=True)
         return bundle
 
+    def absorb(self) -> str | None:
+        """Write down what the server has done by itself; the version it gave up, if it was champion.
+
+        Raises ServerError when the server is away.
+        """
+        if self.server is None or (champion := self.ledger.champion()) is None:
+            return None
+        for barred in self.server.status().barred:
+            if barred.version == champion and barred.by_server and self.ledger.predecessor() is not None:
+                log.warning("promotion.absorbed version=%s reason=%s", champion, barred.reason)
+                earlier = self.ledger.roll_back(
+                    why=f"on probation, {barred.wall}: {barred.reason}", who="policy server"
+                )
+                self._mirror(self.bundle(earlier))
+                return champion
+        return None
+
     def reconcile(self) -> None:
-        """Make the server serve the ledger's champion where a crash left another one serving."""
+        """Hear what the server did, then have it serve the ledger's champion where a crash left another."""
+        self.absorb()
         champion = self.champion()
         if champion is None or self.server is None:
             return
@@ -129,17 +164,29 @@ class Promotion:
             log.warning("promotion.reconciled version=%s", champion.version)
             self.server.load(champion.path, activate=True)
 
-    def _load(self, bundle: Bundle) -> None:
+    def _load(self, bundle: Bundle, by_person: bool = False) -> None:
         if self.server is not None:
+            for barred in () if by_person else self.server.status().barred:
+                if barred.version == bundle.version:
+                    raise ServerError(
+                        f"the server rolled {bundle.version} back ({barred.reason})",
+                        "only a person puts it back",
+                    )
             loaded = self.server.load(bundle.path, activate=False)
             if loaded.version != bundle.version:
                 raise ServerError(
                     f"the server loaded {loaded.version} instead of {bundle.version}", "check its paths"
                 )
 
-    def _announce(self, bundle: Bundle) -> None:
+    def _announce(self, bundle: Bundle, by_person: bool = False) -> None:
         if self.server is not None and self.server.active() != bundle.version:
-            self.server.load(bundle.path, activate=True)
+            if bundle.version in {slot.version for slot in self.server.status().slots}:
+                self.server.swap(bundle.version, by_person=by_person)
+            else:
+                self.server.load(bundle.path, activate=True, by_person=by_person)
+        self._mirror(bundle)
+
+    def _mirror(self, bundle: Bundle) -> None:
         if self.tracker is not None:
             name = self.config.name
             if not self.tracker.known(name, bundle.version):

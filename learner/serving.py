@@ -39,39 +39,55 @@ class PolicyServer:
         self._channel = open_sync_channel(address, identity)
         self._stub = policy_pb2_grpc.PolicyServiceStub(self._channel)
 
-    def load(self, bundle: Path, *, activate: bool, backend: str = "") -> Loaded:
+    def load(self, bundle: Path, *, activate: bool, backend: str = "", by_person: bool = False) -> Loaded:
         """Verify, load and warm ``bundle`` beside the serving one; serve it when ``activate``.
+
+        ``by_person`` also puts back a version that was rolled back.
 
         Raises ServerError when the server is away or refuses it (the serving bundle stays).
         """
-        request = policy_pb2.LoadRequest(path=str(bundle.absolute()), backend=backend, activate=activate)
+        request = policy_pb2.LoadRequest(
+            path=str(bundle.absolute()), backend=backend, activate=activate, by_person=by_person
+        )
         try:
             r = self._stub.Load(request, timeout=self._timeout_s, wait_for_ready=False)
         except grpc.RpcError as error:
             raise self._error(f"load {bundle.name}", error) from error
         return Loaded(r.version, r.active, r.epoch, r.verify_ms, r.load_ms, r.warm_ms)
 
-    def swap(self, version: str) -> policy_pb2.SwapResponse:
-        """Serve a loaded bundle from the next request on. Raises ServerError."""
+    def swap(self, version: str, *, by_person: bool = False) -> policy_pb2.SwapResponse:
+        """Serve a loaded bundle from the next request on; see `load`. Raises ServerError."""
+        request = policy_pb2.SwapRequest(version=version, by_person=by_person)
         try:
-            return self._stub.Swap(policy_pb2.SwapRequest(version=version), timeout=self._timeout_s)
+            return self._stub.Swap(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
             raise self._error(f"swap to {version}", error) from error
 
-    def roll_back(self) -> policy_pb2.SwapResponse:
-        """Serve what served before the last swap. Raises ServerError."""
+    def roll_back(self, why: str) -> policy_pb2.SwapResponse:
+        """Serve what served before the last swap; the present version is barred. Raises ServerError."""
         try:
-            return self._stub.Rollback(policy_pb2.RollbackRequest(), timeout=self._timeout_s)
+            return self._stub.Rollback(policy_pb2.RollbackRequest(why=why[:500]), timeout=self._timeout_s)
         except grpc.RpcError as error:
             raise self._error("roll back", error) from error
 
-    def active(self) -> str | None:
-        """Version being served; None when nothing is. Raises ServerError."""
+    def shadow(self, bundle: str, *, seconds: float = 0.0, stop: bool = False) -> policy_pb2.ShadowReport:
+        """Have a version or path shadow the serving one, or ("") only report. Raises ServerError."""
+        request = policy_pb2.ShadowRequest(bundle=bundle, seconds=seconds, stop=stop)
         try:
-            status = self._stub.Status(policy_pb2.StatusRequest(), timeout=self._timeout_s)
+            return self._stub.Shadow(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise self._error(f"shadow {bundle}", error) from error
+
+    def status(self) -> policy_pb2.StatusResponse:
+        """What is loaded, on probation, barred. Raises ServerError."""
+        try:
+            return self._stub.Status(policy_pb2.StatusRequest(), timeout=self._timeout_s)
         except grpc.RpcError as error:
             raise self._error("ask for its status", error) from error
-        return next((slot.version for slot in status.slots if slot.active), None)
+
+    def active(self) -> str | None:
+        """Version being served; None when nothing is. Raises ServerError."""
+        return next((slot.version for slot in self.status().slots if slot.active), None)
 
     def close(self) -> None:
         """Close the connection."""

@@ -224,8 +224,7 @@ class Deployment:
         bar = self.standing.barred.get(version)
         if bar is not None:
             raise RefusedBundleError(
-                f"bundle {version} was rolled back on {bar.wall} ({bar.reason}); only a person puts it back, "
-                "with `ratchet model promote`"
+                f"bundle {version} was rolled back on {bar.wall} ({bar.reason}); only a person puts it back"
             )
 
     async def _resume(self, version: str) -> None:

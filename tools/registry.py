@@ -74,6 +74,7 @@ class Registry:
             tracker = Tracker(root / "tracking", name)
             promotion = Promotion(config, server=client, tracker=tracker)
             try:
+                promotion.absorb()
                 yield cls(root, name, promotion, tracker)
             finally:
                 promotion.ledger.close()
@@ -133,20 +134,22 @@ class Registry:
             )
         if state is not State.CHAMPION:
             if self._promotion.server is not None:
-                self._promotion.server.load(bundle.path, activate=False)
+                self._promotion.server.load(bundle.path, activate=False)  # refused: nothing changes here
             reason = why or "promoted by hand"
             if state is State.CANDIDATE:
                 reason = f"without a gate: {reason}"
                 self.ledger.record(bundle.version, State.GATED, why=reason, who=BY)
             self.ledger.record(bundle.version, State.CHAMPION, why=reason, who=BY)
-        self._promotion.publish(bundle)  # also when it is champion: the server may not have heard of it
+        # Also when it is champion: the server may not have heard of it.
+        self._promotion.publish(bundle, by_person=True)
         return bundle
 
     def roll_back(self, why: str) -> Bundle:
-        """Back to the champion before, here and on the server. Raises LedgerError when there is none."""
-        bundle = self._promotion.bundle(self.ledger.roll_back(why=why, who=BY))
-        self._promotion.publish(bundle)
-        return bundle
+        """Back to the champion before, here and on the server.
+
+        Raises LedgerError when there is none, ServerError when the server refuses it (nothing changes).
+        """
+        return self._promotion.roll_back(why, who=BY)
 
     def ledger_versions(self) -> list[Version]:
         """Every version, in the order they came."""

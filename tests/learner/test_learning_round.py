@@ -160,6 +160,9 @@ class FakePolicyService(policy_pb2_grpc.PolicyServiceServicer):
         self.trust = trust
         self.slots: dict[str, bool] = {}
         self.refuse = False
+        self.previous = ""
+        self.said = ""
+        self.barred: policy_pb2.Barred | None = None
 
     def Load(self, request: policy_pb2.LoadRequest, context: grpc.ServicerContext) -> policy_pb2.LoadResponse:
         if self.refuse:
@@ -170,9 +173,21 @@ class FakePolicyService(policy_pb2_grpc.PolicyServiceServicer):
             self.slots = {name: name == version for name in self.slots}
         return policy_pb2.LoadResponse(version=version, active=self.slots[version])
 
+    def Swap(self, request: policy_pb2.SwapRequest, context: grpc.ServicerContext) -> policy_pb2.SwapResponse:
+        if self.barred is not None and request.version == self.barred.version and not request.by_person:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "was rolled back")
+        self.slots = {name: name == request.version for name in self.slots}
+        return policy_pb2.SwapResponse(version=request.version)
+
+    def Rollback(self, request: policy_pb2.RollbackRequest, context: object) -> policy_pb2.SwapResponse:
+        self.said = request.why
+        self.slots = {name: name == self.previous for name in self.slots}
+        return policy_pb2.SwapResponse(version=self.previous)
+
     def Status(self, request: policy_pb2.StatusRequest, context: object) -> policy_pb2.StatusResponse:
         slots = [policy_pb2.Slot(version=v, active=a) for v, a in self.slots.items()]
-        return policy_pb2.StatusResponse(slots=slots)
+        barred = [] if self.barred is None else [self.barred]
+        return policy_pb2.StatusResponse(slots=slots, previous=self.previous, barred=barred)
 
 
 @pytest.fixture
@@ -214,6 +229,40 @@ def test_a_server_that_refuses_keeps_the_champion(bench: Bench, policy_server) -
     assert service.slots == {bench.first.version: False, report.candidate: True} or service.slots == {
         report.candidate: True
     }
+
+
+def test_a_roll_back_that_the_server_refuses_changes_nothing(bench: Bench, policy_server) -> None:
+    service, address = policy_server
+    promotion = Promotion(bench.config, server=PolicyServer(address, timeout_s=5.0))
+    report = run_round(bench.config, promotion)
+    service.refuse = True
+    with pytest.raises(ServerError, match="golden vectors differ"):
+        promotion.roll_back("drops the cube")
+    assert promotion.ledger.champion() == report.candidate
+    service.refuse, service.previous = False, bench.first.version
+    assert promotion.roll_back("drops the cube").version == bench.first.version
+    assert promotion.ledger.champion() == bench.first.version
+    assert service.said == "drops the cube"
+    assert service.slots[bench.first.version]
+
+
+def test_what_the_server_gave_up_on_probation_stays_given_up(bench: Bench, policy_server) -> None:
+    service, address = policy_server
+    promotion = Promotion(bench.config, server=PolicyServer(address, timeout_s=5.0))
+    report = run_round(bench.config, promotion)
+    service.slots = {bench.first.version: True, report.candidate: False}
+    service.barred = policy_pb2.Barred(version=report.candidate, reason="5 of 6 failed", by_server=True)
+    promotion.reconcile()
+    assert promotion.ledger.champion() == bench.first.version
+    entry = promotion.ledger.history(report.candidate)[-1]
+    assert (entry.state, entry.who) == (State.ROLLED_BACK, "policy server")
+    assert "5 of 6 failed" in entry.why
+    assert service.slots[bench.first.version]
+    with pytest.raises(ServerError, match="only a person"):
+        promotion._load(promotion.bundle(report.candidate))
+    rows = len(promotion.ledger.history())
+    promotion.reconcile()
+    assert len(promotion.ledger.history()) == rows
 
 
 def test_an_absent_server_is_one_line(tmp_path: Path) -> None:
