@@ -28,6 +28,12 @@ class UnidentifiedError(AccessError):
     code = grpc.StatusCode.UNAUTHENTICATED
 
 
+class MalformedError(AccessError):
+    """The bytes sent are no message of the method's type."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+
 class TooFastError(AccessError):
     """The caller calls more often than one caller may."""
 

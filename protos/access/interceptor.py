@@ -1,13 +1,21 @@
-"""The interceptor in front of every method of a service: a check first, errors as status codes after."""
+"""The interceptor in front of every method of a service: who calls is looked at before what is sent.
+
+A message is parsed only after its caller has been admitted, and one that is none ends the call with one
+line instead of a traceback in the server's log.
+"""
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
+
+from protos.access.errors import MalformedError
 
 ServicerContext = grpc.aio.ServicerContext[Any, Any]
 
@@ -20,7 +28,7 @@ Explain = Callable[[BaseException], tuple[grpc.StatusCode, str]]
 
 class Interceptor(grpc.aio.ServerInterceptor):
     """Runs ``admit`` before each method; ``errors``, raised by it or by the method, end the call as
-    ``explain`` says."""
+    ``explain`` says. `MalformedError` is to be among them."""
 
     def __init__(self, admit: Admit, errors: tuple[type[BaseException], ...], explain: Explain) -> None:
         self._admit = admit
@@ -40,28 +48,35 @@ class Interceptor(grpc.aio.ServerInterceptor):
         kind = _kind(handler)
         inner = getattr(handler, kind)
         wrap = self._wrap_generator if inspect.isasyncgenfunction(inner) else self._wrap_coroutine
+        parse = _parse_all if handler.request_streaming else _parse_one
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         return make(
-            wrap(method, inner, kind == "unary_unary"),
-            request_deserializer=handler.request_deserializer,
+            wrap(
+                method, inner, functools.partial(parse, handler.request_deserializer), kind == "unary_unary"
+            ),
+            request_deserializer=None,
             response_serializer=handler.response_serializer,
         )
 
-    def _wrap_coroutine(self, method: str, inner: Callable[..., Awaitable[Any]], unary: bool) -> Any:
-        async def checked(request: Any, context: ServicerContext) -> Any:
+    def _wrap_coroutine(
+        self, method: str, inner: Callable[..., Awaitable[Any]], parse: Callable[[Any], Any], unary: bool
+    ) -> Any:
+        async def checked(raw: Any, context: ServicerContext) -> Any:
             try:
                 self._admit(method, context, unary)
-                return await inner(request, context)
+                return await inner(parse(raw), context)
             except self._errors as error:
                 await self._end(context, error)
 
         return checked
 
-    def _wrap_generator(self, method: str, inner: Callable[..., AsyncIterator[Any]], unary: bool) -> Any:
-        async def checked(request: Any, context: ServicerContext) -> AsyncIterator[Any]:
+    def _wrap_generator(
+        self, method: str, inner: Callable[..., AsyncIterator[Any]], parse: Callable[[Any], Any], unary: bool
+    ) -> Any:
+        async def checked(raw: Any, context: ServicerContext) -> AsyncIterator[Any]:
             try:
                 self._admit(method, context, unary)
-                async for response in inner(request, context):
+                async for response in inner(parse(raw), context):
                     yield response
             except self._errors as error:
                 await self._end(context, error)
@@ -72,6 +87,18 @@ class Interceptor(grpc.aio.ServerInterceptor):
         code, line = self._explain(error)
         await context.abort(code, line)
         raise AssertionError("abort returned")
+
+
+def _parse_one(deserialise: Callable[[bytes], Any], raw: bytes) -> Any:
+    try:
+        return deserialise(raw)
+    except DecodeError:
+        raise MalformedError(f"{len(raw)} bytes that are no message of this method") from None
+
+
+async def _parse_all(deserialise: Callable[[bytes], Any], raw: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    async for one in raw:
+        yield _parse_one(deserialise, one)
 
 
 def _kind(handler: Any) -> str:

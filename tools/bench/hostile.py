@@ -97,6 +97,7 @@ async def _measure(folder: Path, requests: int, seed: int) -> dict[str, Any]:
             await asyncio.sleep(SETTLE_S)
             after, files_after = held_mb(pid), open_descriptors(pid)
         state = await _state(address)
+        tracebacks = server.log.read_text(errors="replace").count("Traceback")
     finally:
         server.stop()
     growth = after - before
@@ -107,6 +108,7 @@ async def _measure(folder: Path, requests: int, seed: int) -> dict[str, Any]:
         "given_up": sent.given_up,
         "statuses": dict(sorted(sent.statuses.items())),
         "serving": state["serving"],
+        "tracebacks": tracebacks,
         "sessions_left": state["clients"],
         "frame_lanes_left": state["lanes"],
         "descriptors_grown": files_after - files,
@@ -120,8 +122,8 @@ async def _measure(folder: Path, requests: int, seed: int) -> dict[str, Any]:
         "rss_mb_peak": round(peak, 1),
         "rss_mb_after": round(after, 1),
         "rss_growth_mb": round(growth, 1),
-        "budget": {"honest_failed": 0, "rss_growth_mb": GROWTH_BUDGET_MB},
-        "held": state["serving"] and not honest.failed and growth < GROWTH_BUDGET_MB,
+        "budget": {"honest_failed": 0, "tracebacks": 0, "rss_growth_mb": GROWTH_BUDGET_MB},
+        "held": state["serving"] and not honest.failed and not tracebacks and growth < GROWTH_BUDGET_MB,
     }
 
 
