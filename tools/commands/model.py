@@ -15,6 +15,7 @@ from policies.bundle import Bundle
 from policies.errors import PolicyError
 from policies.keys import TrustStore
 from protos.access.tls import identity_in
+from tools.commands.model_server import shadow, status
 from tools.console import disk_errors, say, show_fields, show_json, show_table
 from tools.errors import UsageError
 from tools.options import (
@@ -246,6 +247,10 @@ def ask(server: str, tls: Path | None, store: Path, episode_id: str, step: int, 
         columns,
         [[n, *(f"{r[a]:.4f}" for _, r in steps), f"{recorded[a]:.4f}"] for a, n in enumerate(names)],
     )
+
+
+model.add_command(shadow)
+model.add_command(status)
 
 
 def _open(
