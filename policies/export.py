@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from policies.act import ACT
 from policies.bundle import Bundle, write_bundle
 from policies.deployed import DeployedACT
+from policies.engine import session_options
 from policies.errors import ExportError
 from policies.golden import pack_golden
 from policies.keys import KeyPair
@@ -222,10 +223,7 @@ def _check_forms(
 
 def _errors(path: Path, feeds: Sequence[Feed], expected: ChunkResult) -> Floats:
     """|ONNX − torch| of the actions (N, H, A), in their own unit; infinity where not finite."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options = session_options(torch.get_num_threads())
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     actual = np.concatenate([session.run(["actions"], dict(feed))[0] for feed in feeds])
     return np.nan_to_num(np.abs(actual - expected.actions), nan=np.inf, posinf=np.inf)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
+from policies.engine import session_options
 from policies.pixels import fold_pixels
 from policies.qdq import Graph, Range, insert, transposed, wanted
 
@@ -148,7 +149,7 @@ def _cheap(ranked: Sequence[Block]) -> list[Block]:
 
 def _prepared(source: Path) -> onnx.ModelProto:
     """The model with norms folded into convolutions and constants worked out, by ONNX Runtime."""
-    options = _options()
+    options = session_options(1)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     with tempfile.TemporaryDirectory(prefix="ratchet-prepare-") as folder:
         options.optimized_model_filepath = f"{folder}/model.onnx"
@@ -200,13 +201,5 @@ def _inputs(graph: Graph, node: onnx.NodeProto) -> int:
     return int(shape[1] if transposed(node) else shape[0])
 
 
-def _options() -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
-
-
 def _session(data: bytes) -> ort.InferenceSession:
-    return ort.InferenceSession(data, _options(), providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(data, session_options(1), providers=["CPUExecutionProvider"])

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from policies.bundle import Bundle, Precision
+from policies.engine import providers, session_options
 from policies.errors import InputError
 from policies.manifest import Manifest
 
@@ -65,25 +66,16 @@ def check_inputs(manifest: Manifest, state: Floats, images: Mapping[str, Pixels]
 
 
 class OnnxSession:
-    """A bundle under ONNX Runtime on the CPU."""
+    """A bundle under ONNX Runtime, on the best provider of this machine."""
 
     def __init__(
         self, bundle: Bundle, precision: Precision = "fp32", threads: int = 1, spinning: bool = False
     ) -> None:
-        """Load the form of that ``precision``.
-
-        ``spinning`` lets worker threads burn their core while idle: a little faster alone, but it
-        takes the core from whatever else runs there, such as the control loop.
-        """
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+        """Load the form of that ``precision``; see `policies.engine` for threads, spinning and providers."""
         # What is hashed is what is loaded: the bytes, not the path.
         model = bundle.read(bundle.onnx_name(precision))
-        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        options = session_options(threads, spinning)
+        self._session = ort.InferenceSession(model, options, providers=providers(precision))
         self._manifest = bundle.manifest
         self._version = bundle.version
         self._precision: Precision = precision
@@ -103,6 +95,11 @@ class OnnxSession:
     @property
     def precision(self) -> Precision:
         return self._precision
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """What ONNX Runtime really runs it on, the preferred one first."""
+        return tuple(self._session.get_providers())
 
     def infer(self, state: Floats, images: Mapping[str, Pixels]) -> ChunkResult:
         """See `PolicySession.infer`."""
