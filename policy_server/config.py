@@ -78,6 +78,10 @@ class ServerConfig(AccessConfig):
         description="file that remembers over a restart what serves, who is on probation and who was rolled "
         "back; none: nothing is remembered",
     )
+    resume: bool = Field(
+        default=True,
+        description="after a restart with the same `bundle`, serve what served last; else `bundle` itself",
+    )
     probation: ProbationConfig = ProbationConfig()
     shadow_s: float = Field(default=60.0, gt=0.0, le=86_400.0, description="a shadow ends after this time")
 

@@ -56,7 +56,7 @@ class Deployment:
             if config.bundle is None
             else Place(version="", path=configured or "", backend=config.backend)
         )
-        places = [standing.serving, first] if configured == standing.configured else [first]
+        places = [standing.serving, first] if config.resume and configured == standing.configured else [first]
         refusal: ServerError | None = None
         for place in [place for place in places if place is not None]:
             try:

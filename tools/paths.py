@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 
@@ -18,6 +19,11 @@ def trust_dir(given: Path | None, keys: Path | None = None) -> Path:
 def registries_dir() -> Path:
     """Where registries are that were given no place of their own, each in a folder by its name."""
     return Path.home() / ".local" / "share" / "ratchet"
+
+
+def standing_file(address: str) -> Path:
+    """What the policy server at ``address`` remembers over a restart: probation, and who was rolled back."""
+    return registries_dir() / "serving" / f"{hashlib.sha256(address.encode()).hexdigest()[:12]}.json"
 
 
 def registry_dir(given: Path | None, name: str) -> Path:

@@ -12,7 +12,7 @@ from policy_server.config import BACKENDS, ServerConfig, load_config, make_confi
 from tools.console import say
 from tools.errors import UsageError
 from tools.options import PATH, keys_option, trust_option
-from tools.paths import registries_dir, trust_dir
+from tools.paths import registries_dir, standing_file, trust_dir
 
 EXAMPLES = """
 \b
@@ -96,4 +96,11 @@ def _access(
 
 def _from_options(bundle: Path, given: dict[str, Any], allow: tuple[Path, ...], trust: Path) -> ServerConfig:
     roots = (bundle.absolute().parent, registries_dir(), *allow)
-    return make_config({**given, "bundle": bundle, "trust": trust, "allowed_roots": roots}, "command line")
+    paths = {
+        "bundle": bundle,
+        "trust": trust,
+        "allowed_roots": roots,
+        "state": standing_file(str(given["address"])),
+        "resume": False,  # whoever names a bundle here means that one
+    }
+    return make_config({**given, **paths}, "command line")
