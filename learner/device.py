@@ -34,6 +34,15 @@ def use_bf16(precision: str, device: torch.device) -> bool:
     )
 
 
+def bf16_reason(device: torch.device) -> str:
+    """Why "auto" takes bf16 on ``device``, or does not, in words."""
+    if use_bf16("auto", device):
+        return "used: multiplied in hardware"
+    if device.type == "cuda":
+        return "not used: this GPU does not multiply bf16"
+    return "not used: this processor does not multiply bf16 (neither AMX nor avx512_bf16)"
+
+
 @contextlib.contextmanager
 def use_tf32(precision: str, device: torch.device) -> Iterator[None]:
     """While it lasts, fp32 products on a GPU go through its TF32 units, unless ``precision`` is fp32."""

@@ -42,11 +42,17 @@ def _contexts(
 
 @contextlib.contextmanager
 def _not_counted(part: nn.Module) -> Iterator[None]:
-    norms = batchnorms(part)
-    for norm in norms:
-        norm.track_running_stats = False
+    before = [(norm, norm.momentum, _counted(norm)) for norm in batchnorms(part)]
+    for norm, _, _ in before:
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, counted in before:
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.fill_(counted)
+
+
+def _counted(norm: nn.BatchNorm2d) -> int:
+    return 0 if norm.num_batches_tracked is None else int(norm.num_batches_tracked)
