@@ -17,6 +17,7 @@ from typing import Any
 
 from policy_server.backends import check_backend
 from policy_server.config import Backend, ServerConfig
+from policy_server.engine_process import wait_for_ended
 from policy_server.errors import RefusedBundleError, RollbackError, ServerError, UnknownVersionError
 from policy_server.loading import Loaded, allowed_path, load_slot
 from policy_server.shadow import ShadowDesk
@@ -27,6 +28,7 @@ from policy_server.trial import Judge
 log = logging.getLogger(__name__)
 
 _REVIVE_PAUSE_S = 1.0
+_END_S = 2.0
 
 
 class Deployment:
@@ -156,6 +158,7 @@ class Deployment:
         self._writer.shutdown(wait=True)
         for slot in self._slots.slots:
             slot.close()
+        wait_for_ended(_END_S)
 
     async def _load(self, path: str, backend: str) -> Loaded:
         known: Backend = check_backend(backend, self._config.backend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -9,8 +10,10 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,6 +174,20 @@ class ProcessSession:
         """The same in the processor's spare time only, however long that takes."""
         return self._infer(state, images, idle=True)
 
+    @contextmanager
+    def staged(self, batch: int) -> Iterator[tuple[Floats, dict[str, Pixels]]]:
+        """Where the engine reads ``batch`` observations: fill them in, then `run`. It is locked."""
+        if batch > MAX_BATCH:
+            raise EngineError(f"{batch} observations at once; at most {MAX_BATCH} fit")
+        exchange = self._exchange
+        with self._lock:
+            yield exchange.state[:batch], {name: place[:batch] for name, place in exchange.images.items()}
+
+    def run(self, batch: int, idle: bool = False) -> ChunkResult:
+        """Run what is `staged`. Raises EngineError when the process is gone."""
+        self._engine.ask({"op": "infer", "batch": batch, "idle": idle}, _IDLE_S if idle else _INFER_S)
+        return ChunkResult(_own(self._exchange.actions[:batch]), _own(self._exchange.features[:batch]))
+
     @property
     def alive(self) -> bool:
         """Whether the process is there to be asked."""
@@ -182,16 +199,11 @@ class ProcessSession:
 
     def _infer(self, state: Floats, images: Mapping[str, Pixels], idle: bool) -> ChunkResult:
         check_inputs(self._manifest, state, images)
-        batch = state.shape[0]
-        if batch > MAX_BATCH:
-            raise EngineError(f"{batch} observations at once; at most {MAX_BATCH} fit")
-        exchange = self._exchange
-        with self._lock:
-            exchange.state[:batch] = state
-            for name, place in exchange.images.items():
-                place[:batch] = images[name]
-            self._engine.ask({"op": "infer", "batch": batch, "idle": idle}, _IDLE_S if idle else _INFER_S)
-            return ChunkResult(_own(exchange.actions[:batch]), _own(exchange.features[:batch]))
+        with self.staged(state.shape[0]) as (states, stacks):
+            states[:] = state
+            for name, stack in stacks.items():
+                stack[:] = images[name]
+            return self.run(state.shape[0], idle)
 
 
 def _own(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -202,6 +214,15 @@ def _end(process: subprocess.Popen[bytes], end: socket.socket) -> None:
     end.close()
     process.kill()
     _ENDED.append(process)
+
+
+def wait_for_ended(limit_s: float) -> None:
+    """Return when every engine process that was closed is gone, or after ``limit_s``."""
+    deadline = time.monotonic() + limit_s
+    for process in _ENDED:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(deadline - time.monotonic(), 0.0))
+    _reap()
 
 
 def _reap() -> None:

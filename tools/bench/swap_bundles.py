@@ -155,26 +155,28 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 }
 
 
-def nan_when_blinded(graph: bytes) -> bytes:
-    """The same network, but a white picture gives NaN: golden vectors and most frames are fine."""
+def nan_when_blinded(graph: bytes, limit: float = 250.0, source: str = "") -> bytes:
+    """The same network, but NaN where the mean of the first camera's picture exceeds ``limit``.
+
+    A white picture gives NaN; golden vectors and most frames are fine. ``source`` names another input.
+    """
     import onnx
     from onnx import TensorProto, helper
 
     model = onnx.load_from_string(graph)
-    image = next(i.name for i in model.graph.input if i.name.startswith("image."))
+    source = source or next(i.name for i in model.graph.input if i.name.startswith("image."))
     for node in model.graph.node:
         for place, name in enumerate(node.output):
             if name == "actions":
                 node.output[place] = "actions.fine"
+    constants = {"limit": limit, "none": 0.0}
     model.graph.initializer.extend(
-        [
-            helper.make_tensor("blind.limit", TensorProto.FLOAT, [], [250.0]),
-            helper.make_tensor("blind.none", TensorProto.FLOAT, [], [0.0]),
-        ]
+        helper.make_tensor(f"blind.{name}", TensorProto.FLOAT, [], [value])
+        for name, value in constants.items()
     )
     model.graph.node.extend(
         [
-            helper.make_node("Cast", [image], ["blind.float"], to=TensorProto.FLOAT),
+            helper.make_node("Cast", [source], ["blind.float"], to=TensorProto.FLOAT),
             helper.make_node("ReduceMean", ["blind.float"], ["blind.mean"], keepdims=0),
             helper.make_node("Sub", ["blind.limit", "blind.mean"], ["blind.left"]),
             helper.make_node("Sqrt", ["blind.left"], ["blind.root"]),

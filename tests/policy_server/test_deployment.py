@@ -1,0 +1,153 @@
+"""Probation, the way back and the memory of a server, through its gRPC interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+import tiny
+
+from policy_server.errors import RefusedBundleError
+from policy_server.probation import ProbationConfig
+from protos.ratchet.v1 import policy_pb2 as pb
+from tools.bench.swap_bundles import nan_when_blinded
+
+Code = grpc.StatusCode
+WATCHED = ProbationConfig(episodes=20, in_a_row=4)
+
+
+async def load(stub: Any, bundle: Any, **over: Any) -> pb.LoadResponse:
+    request = pb.LoadRequest(path=str(bundle.path), activate=True, **over)
+    return await stub.Load(request, timeout=30)
+
+
+async def report(stub: Any, version: str, episode: str, failed: bool, *flags: str) -> pb.ReportResponse:
+    request = pb.ReportRequest(session="r", version=version, episode=episode, failed=failed, flags=flags)
+    return await stub.Report(request, timeout=5)
+
+
+async def refusal(call: Any) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+async def status(stub: Any) -> pb.StatusResponse:
+    return await stub.Status(pb.StatusRequest(), timeout=5)
+
+
+async def test_a_bundle_whose_failures_rise_is_rolled_back_and_stays_so(place, running):
+    a, b = place.bundle("a"), place.bundle("b", 1.0)
+    config = place.config(bundle=a.path, probation=WATCHED, state=place.root / "state.json")
+    async with running(config) as run:
+        for i in range(12):
+            await report(run.stub, a.version, f"a{i}", False)
+        await load(run.stub, b)
+        now = await status(run.stub)
+        assert (now.probation.version, now.probation.predecessor) == (b.version, a.version)
+        assert now.probation.bound < 0.3
+        verdicts = []
+        for i in range(4):
+            verdicts.append((await report(run.stub, b.version, f"b{i}", False, "stall")).verdict)
+            if verdicts[-1] == "rolled back":
+                break
+        assert verdicts[-1] == "rolled back"
+        now = await status(run.stub)
+        assert [slot.version for slot in now.slots if slot.active] == [a.version]
+        assert [(bar.version, bar.by_server) for bar in now.barred] == [(b.version, True)]
+        assert now.events[-1].kind == "rolled back"
+        assert not now.HasField("probation")
+        error = await refusal(load(run.stub, b))
+        assert error.code() is Code.FAILED_PRECONDITION
+        assert "only a person" in error.details()
+        assert "failed" in error.details()
+    # Also a restarted server knows, and a person may put it back.
+    async with running(config) as run:
+        assert "only a person" in (await refusal(load(run.stub, b))).details()
+        assert (await load(run.stub, b, by_person=True)).active
+        assert not (await status(run.stub)).barred
+
+
+async def test_a_good_bundle_passes_and_is_not_given_up_later(place, running):
+    a, b = place.bundle("a"), place.bundle("b", 1.0)
+    quick = ProbationConfig(episodes=3, in_a_row=4)
+    async with running(place.config(bundle=a.path, probation=quick)) as run:
+        await load(run.stub, b)
+        verdicts = [(await report(run.stub, b.version, f"b{i}", False)).verdict for i in range(3)]
+        assert verdicts == ["probation", "probation", "passed"]
+        for i in range(6):
+            assert (await report(run.stub, b.version, f"c{i}", True)).verdict == ""
+        assert (await status(run.stub)).events[-1].kind == "passed"
+        assert (await report(run.stub, b.version, "c0", True)).counted is False
+
+
+async def test_a_restart_in_the_middle_of_a_probation_goes_on_with_it(place, running):
+    a, b = place.bundle("a"), place.bundle("b", 1.0)
+    config = place.config(bundle=a.path, probation=WATCHED, state=place.root / "state.json")
+    async with running(config) as run:
+        await load(run.stub, b)
+        for i in range(3):
+            await report(run.stub, b.version, f"b{i}", True)
+    async with running(config) as run:
+        now = await status(run.stub)
+        assert [slot.version for slot in now.slots if slot.active] == [b.version]
+        assert (now.probation.failures, now.previous) == (3, a.version)
+        assert (await report(run.stub, b.version, "b3", True)).verdict == "rolled back"
+        assert (await report(run.stub, a.version, "a0", False)).serving == a.version
+    async with running(config) as run:
+        assert [slot.version for slot in (await status(run.stub)).slots if slot.active] == [a.version]
+
+
+async def test_a_server_is_not_started_with_what_was_rolled_back(place, running):
+    a, b = place.bundle("a"), place.bundle("b", 1.0)
+    state = place.root / "state.json"
+    async with running(place.config(bundle=a.path, probation=WATCHED, state=state)) as run:
+        await load(run.stub, b)
+        await run.stub.Rollback(pb.RollbackRequest(why="drops the cube"), timeout=5)
+    with pytest.raises(RefusedBundleError, match="drops the cube"):
+        async with running(place.config(bundle=b.path, probation=WATCHED, state=state)):
+            pass
+
+
+async def test_weights_that_give_no_answer_are_given_up_after_a_few_requests(place, running):
+    # Fine on golden vectors and on every made-up observation, NaN where the robot stands.
+    a = place.bundle("a")
+    graph = nan_when_blinded(a.read("model.onnx"), limit=5.0, source="state")
+    b = place.bundle("b", model=graph)
+    async with running(place.config(bundle=a.path, probation=WATCHED)) as run:
+        await load(run.stub, b)
+        for tick in range(WATCHED.failed_inferences):
+            error = await refusal(run.stub.Infer(tiny.make_request(tick, state=9.0), timeout=5))
+            assert "NaN" in error.details()
+        answer = await run.stub.Infer(tiny.make_request(9, state=9.0), timeout=5)
+        assert answer.version == a.version
+        assert "without an answer" in (await status(run.stub)).barred[0].reason
+
+
+async def test_a_chain_of_unproven_bundles_goes_back_to_the_one_that_proved_itself(place, running):
+    a, b, c = place.bundle("a"), place.bundle("b", 1.0), place.bundle("c", 2.0)
+    async with running(place.config(bundle=a.path, probation=WATCHED)) as run:
+        await load(run.stub, b)
+        await load(run.stub, c)
+        for i in range(4):
+            answer = await report(run.stub, c.version, f"c{i}", True)
+        assert (answer.verdict, answer.serving) == ("rolled back", a.version)
+
+
+async def test_reports_that_make_no_sense_are_refused(place, running):
+    a = place.bundle("a")
+    async with running(place.config(bundle=a.path)) as run:
+        error = await refusal(report(run.stub, "0" * 12, "e", True))
+        assert error.code() is Code.NOT_FOUND
+        error = await refusal(report(run.stub, a.version, "", True))
+        assert error.code() is Code.INVALID_ARGUMENT
+        error = await refusal(report(run.stub, a.version, "e", True, *["stall"] * 65))
+        assert error.code() is Code.INVALID_ARGUMENT
+
+
+async def test_a_shadow_needs_a_process_of_its_own(place, running):
+    a, b = place.bundle("a"), place.bundle("b", 1.0)
+    async with running(place.config(bundle=a.path)) as run:
+        error = await refusal(run.stub.Shadow(pb.ShadowRequest(bundle=str(b.path)), timeout=30))
+        assert "isolation" in error.details()

@@ -1,0 +1,178 @@
+"""Bundles in processes of their own, under a client that asks all the time: refused, killed, shadowed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tiny
+
+from policies.config import CameraShape
+from policies.keys import KeyPair
+from protos.codec import decode_tensor
+from protos.ratchet.v1 import policy_pb2 as pb
+from tools.bench.swap_bundles import DAMAGES, damaged, nan_when_blinded
+
+Code = grpc.StatusCode
+
+
+class Client:
+    """Asks one thing after the other; a failed request fails the test."""
+
+    def __init__(self, stub: Any) -> None:
+        self.stub = stub
+        self.versions: list[str] = []
+        self.firsts: list[float] = []
+        self._stopping = False
+        self._answered = asyncio.Event()
+        self._task = asyncio.create_task(self._ask())
+
+    async def _ask(self) -> None:
+        while not self._stopping:
+            reply = await self.stub.Infer(tiny.make_request(len(self.versions)), timeout=20)
+            self.firsts.append(float(decode_tensor(reply.actions, "actions", np.float32, (None, 6))[0, 0]))
+            self.versions.append(reply.version)
+            self._answered.set()
+
+    async def more(self, n: int) -> None:
+        goal = len(self.versions) + n
+        async with asyncio.timeout(20):
+            while len(self.versions) < goal:
+                self._answered.clear()
+                await self._answered.wait()
+
+    async def stop(self) -> None:
+        self._stopping = True
+        await self._task
+
+
+def huge_file(path: Path) -> None:
+    (path / "model.onnx").unlink()  # a hard link to the good one's
+    with (path / "model.onnx").open("wb") as file:
+        file.truncate(3 * 2**30)  # sparse
+
+
+def huge_manifest(path: Path) -> None:
+    (path / "manifest.json").unlink()
+    (path / "manifest.json").write_bytes(b" " * (9 * 2**20))
+
+
+#: What is wrong with a bundle, and a word of the reason.
+WORDS = {
+    "truncated": "bytes, not",
+    "tampered": "signed hash",
+    "unsigned": "no signature",
+    "wrong_shape": "48×48",
+    "wrong_robot": "so101",
+    "nan": "NaN",
+    "symlink": "not a plain file",
+    "missing_file": "missing",
+    "duplicate_key": "does not fit the manifest",
+    "huge_file": "bytes, not",
+    "huge_manifest": "more than",
+    "foreign": "unknown key",
+    "hostile_graph": "does not run",
+}
+
+
+def bad_bundles(place: Any, good: Any) -> dict[str, Path]:
+    root = place.root / "bundles"
+    kinds = {**DAMAGES, "huge_file": huge_file, "huge_manifest": huge_manifest}
+    made = {name: damaged(good.path, root / name, damage) for name, damage in kinds.items()}
+    cameras = tuple(CameraShape(name=c.name, height=48, width=48) for c in tiny.CAMERAS)
+    graph = nan_when_blinded(good.read("model.onnx"))
+    made["wrong_shape"] = place.bundle("wrong_shape", cameras=cameras).path
+    made["wrong_robot"] = place.bundle("wrong_robot", robot="so101").path
+    made["nan"] = place.bundle("nan", model=graph).path
+    made["foreign"] = place.bundle("foreign", key=KeyPair.generate()).path
+    made["hostile_graph"] = place.bundle("hostile_graph", model=os.urandom(4096)).path
+    return made
+
+
+async def test_each_kind_of_bad_bundle_is_refused_with_its_reason_while_the_old_one_goes_on(place, running):
+    good = place.bundle("good")
+    bad = bad_bundles(place, good)
+    assert bad.keys() == WORDS.keys()
+    reasons: dict[str, str] = {}
+    async with running(place.config(bundle=good.path, isolation="process")) as run:
+        client = Client(run.stub)
+        for name, path in bad.items():
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await run.stub.Load(pb.LoadRequest(path=str(path), activate=True), timeout=30)
+            assert caught.value.code() is Code.FAILED_PRECONDITION, name
+            reasons[name] = caught.value.details()
+            await client.more(1)
+        await client.stop()
+        now = await run.stub.Status(pb.StatusRequest(), timeout=5)
+    assert {name for name, word in WORDS.items() if word in reasons[name]} == WORDS.keys(), reasons
+    assert not [reason for reason in reasons.values() if "\n" in reason]
+    assert set(client.versions) == {good.version}
+    assert [(slot.version, slot.active) for slot in now.slots] == [(good.version, True)]
+    assert (now.failed, now.epoch) == (0, 1)
+
+
+async def test_swaps_shadow_and_a_killed_engine_under_a_client(place, running):
+    a, b = place.bundle("a"), place.bundle("b", 0.25)
+    async with running(place.config(bundle=a.path, isolation="process")) as run:
+        client = Client(run.stub)
+        await client.more(5)
+        # A shadow sees what is asked, and its actions go nowhere.
+        begun = await run.stub.Shadow(pb.ShadowRequest(bundle=str(b.path)), timeout=30)
+        assert begun.running
+        async with asyncio.timeout(20):
+            while (found := await run.stub.Shadow(pb.ShadowRequest(), timeout=5)).compared < 5:
+                await client.more(1)
+        assert (found.version, found.serving, found.failed) == (b.version, a.version, 0)
+        assert found.mean_rad == pytest.approx(0.25, abs=1e-4)
+        assert found.max_sd == pytest.approx(0.25, abs=1e-4)
+        assert set(client.versions) == {a.version}
+        # A swap ends it: what serves is no shadow.
+        swapped = await run.stub.Swap(pb.SwapRequest(version=b.version), timeout=20)
+        assert swapped.previous == a.version
+        assert not (await run.stub.Shadow(pb.ShadowRequest(), timeout=5)).running
+        await client.more(5)
+        await client.stop()
+        now = await run.stub.Status(pb.StatusRequest(), timeout=5)
+        pids = {slot.version: slot.pid for slot in now.slots}
+        assert len({*pids.values(), os.getpid()}) == 3
+        offset = {a.version: 0.0, b.version: 0.25}
+        light = client.firsts[0]
+        assert all(
+            first == pytest.approx(light + offset[version], abs=1e-4)
+            for first, version in zip(client.firsts, client.versions, strict=True)
+        )
+        # The engine dies while its bundle is on probation: back to the one before, by itself.
+        os.kill(pids[b.version], signal.SIGKILL)
+        answers = [await _ask(run.stub) for _ in range(5)]
+        assert answers[-1] == a.version
+        # That one dies too, with nothing to go back to: it is loaded again.
+        os.kill(pids[a.version], signal.SIGKILL)
+        for _ in range(400):
+            if await _ask(run.stub) == a.version:
+                break
+            await asyncio.sleep(0.05)
+        now = await run.stub.Status(pb.StatusRequest(), timeout=5)
+        assert [event.kind for event in now.events][-2:] == ["rolled back", "revived"]
+    left = [pid for pid in (*pids.values(), *(slot.pid for slot in now.slots)) if _lives(pid)]
+    assert not left
+
+
+async def _ask(stub: Any) -> str | None:
+    """The version that answers; None when the request fails."""
+    try:
+        return (await stub.Infer(tiny.make_request(1), timeout=5)).version
+    except grpc.aio.AioRpcError:
+        return None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
