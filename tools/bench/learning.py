@@ -197,9 +197,14 @@ def _paired(ours: list[bool], baseline: list[bool]) -> dict[str, Any]:
 def _ratchet(*arguments: object) -> str:
     """Run a command; its stdout. Raises UsageError when it fails (it has said why itself)."""
     command = [str(argument) for argument in arguments]
-    done = subprocess.run(
+    process = subprocess.Popen(
         ratchet_command(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
     )
-    if done.returncode != 0:
-        raise UsageError(f"ratchet {command[0]} ended with status {done.returncode}; its message is above")
-    return done.stdout
+    try:
+        printed, _ = process.communicate()
+    except KeyboardInterrupt:
+        process.wait()  # it heard Ctrl-C as well, and keeps a checkpoint first
+        raise
+    if process.returncode != 0:
+        raise UsageError(f"ratchet {command[0]} ended with status {process.returncode}; its message is above")
+    return printed
