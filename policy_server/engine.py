@@ -31,6 +31,7 @@ from policy_server.engine_wire import Exchange, Message, receive, send
 from policy_server.errors import ServerError
 from policy_server.proving import prove
 
+_PR_SET_PDEATHSIG = 1
 _LOADING_NICE = 10  # behind the inference that goes on meanwhile
 
 
@@ -174,10 +175,16 @@ def _give_memory_back() -> None:
         trim(0)
 
 
+def _end_with_the_server() -> None:
+    """Also while stopped, when the end of the socket would go unnoticed (PR_SET_PDEATHSIG, prctl(2))."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0 once the server has gone."""
     parser = argparse.ArgumentParser(prog="python -m policy_server.engine", description=__doc__)
     parser.add_argument("fd", type=int, help="socket to the server that started this")
+    _end_with_the_server()
     # Ctrl-C is for the server, which ends this by closing the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=parser.parse_args(argv).fd) as end:
