@@ -103,7 +103,9 @@ def robot_processes(service: int) -> dict[str, int]:
     benches = 0
     for pid, parent in _tree(service):
         words = _command(pid)
-        if "hal.bench.process" in words or (parent in found.values() and parent != service):
+        if "policy_server.engine" in words:
+            found[f"policy engine {pid}"] = pid
+        elif "hal.bench.process" in words or (parent in found.values() and parent != service):
             found[f"bench{benches or ''}"] = pid
             benches += 1
         elif "runtime.bus_process" in words:
