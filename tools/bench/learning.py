@@ -9,19 +9,25 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from tools.bench.common import show
+from tools.bench.common import quantile, show
 from tools.console import say
 from tools.demo.plan import NETWORK, full
 from tools.demo.story import percent, ratchet_command
 from tools.demo.teach import BASE_WHERE
 from tools.errors import UsageError
 from tools.options import PATH, json_flag
+
+if TYPE_CHECKING:  # torch takes a second
+    from learner.train import Trainer
 
 REGION = "covered"
 FRESH = 7
@@ -35,6 +41,8 @@ NETWORKS: dict[str, dict[str, bool | int | float | str]] = {
 }
 """What is compared: the demo's own network, and Lite0 in its place without and with ImageNet's weights."""
 BASELINE = "resnet_small"
+_TIMED_EPISODES = 8
+_TIMED_STEPS = 7
 
 
 @click.command(
@@ -91,11 +99,13 @@ def command(
         rows[name] = {
             "success_rate": judged["success_rate"],
             "interval": judged["interval"],
-            "steps_per_s": round(trained["samples_per_s"] / batch, 3),
-            "final_loss": trained["loss"],
             "int8_error": trained["parity"]["int8_error"],
             "bundle": trained["bundle"],
         }
+    for name, ms in _step_times(
+        episodes, out, {name: {**NETWORKS[name], **recipe} for name in results}
+    ).items():
+        rows[name]["steps_per_s"] = round(1000.0 / ms, 3)
     for name in results:
         if name != BASELINE and BASELINE in results:
             rows[name]["against_resnet_small"] = _paired(results[name], results[BASELINE])
@@ -158,18 +168,18 @@ def _train(name: str, store: Path, out: Path, steps: int, settings: Mapping[str,
     return dict(json.loads(report.read_text()))
 
 
-def _judge(out: Path, name: str, first: int, count: int) -> dict[str, Any]:
+def _judge(out: Path, name: str, first: int, seeds: int) -> dict[str, Any]:
     result = out / f"{name}.rollouts.json"
     if not result.exists():
         part = result.with_suffix(".part")
-        seeds = f"{first}:{first + count}"
+        chosen = f"{first}:{first + seeds}"
         _ratchet(
             "evaluate",
             out / name,
             "--trust",
             out / "keys",
             "--seeds",
-            seeds,
+            chosen,
             "--region",
             REGION,
             "--json",
@@ -177,8 +187,41 @@ def _judge(out: Path, name: str, first: int, count: int) -> dict[str, Any]:
         )
         part.replace(result)
     judged = dict(json.loads(result.read_text()))
-    say(f"{name}: success {percent(judged['success_rate'], judged['interval'])} of {count}")
+    say(f"{name}: success {percent(judged['success_rate'], judged['interval'])} of {seeds}")
     return judged
+
+
+def _step_times(store: Path, out: Path, networks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Median milliseconds of one training step of each network, measured in turn on the first episodes."""
+    kept = out / "step_times.json"
+    found = dict(json.loads(kept.read_text())) if kept.exists() else {}
+    if set(found) != set(networks):
+        from episodes.store import EpisodeStore
+        from learner.loading import load_dataset
+        from tools.bench.train import in_turn
+        from tools.bench.train_data import trainer
+        from tools.settings import train_config
+
+        say("timing one step of each, in turn")
+        configs = {name: train_config({}, [f"{k}={v}" for k, v in n.items()]) for name, n in networks.items()}
+        with EpisodeStore.open(store, create=False, mode="r") as opened:
+            chosen = sorted(opened.select(BASE_WHERE))[:_TIMED_EPISODES]
+            data = load_dataset(opened, chosen, next(iter(configs.values())).data)
+        runs = {name: trainer(data, config) for name, config in configs.items()}
+        with ExitStack() as held:
+            for run in runs.values():
+                held.enter_context(run.loader)
+            calls: dict[str, Callable[[], object]] = {
+                name: partial(_next_step, count(), run) for name, run in runs.items()
+            }
+            times = in_turn(calls, _TIMED_STEPS)
+        found = {name: quantile(values, 50) for name, values in times.items()}
+        kept.write_text(json.dumps(found))
+    return {name: float(found[name]) for name in networks}
+
+
+def _next_step(numbers: Iterator[int], run: Trainer) -> None:
+    run.step(next(numbers))
 
 
 def _paired(ours: list[bool], baseline: list[bool]) -> dict[str, Any]:
