@@ -101,7 +101,8 @@ class SimOptions:
 
     ``fallback`` is a bundle that the robot serves itself when its policy server is gone, signed by one of
     ``trust``. ``fleet_host`` None means no fleet; ``fleet_keys`` maps a key id to its public key in hex.
-    ``patient``: bus and motors wait longer for one another, where nobody measures how they cope with lost replies.
+    ``patient``: bus and motors wait longer for one another, where nobody measures how they cope with lost
+    replies.
     """
 
     robot: str = "bench"
@@ -115,6 +116,7 @@ class SimOptions:
     keep_last_s: float = 0.0
     fallback: Path | None = None
     trust: Path | None = None
+    ensemble: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,8 @@ def sim_text(paths: SimPaths, bench: BenchInfo, options: SimOptions) -> str:
         # These motors are a process: a busy machine, or a virtual one that stands still, keeps it waiting.
         lines += ["", "[bus]", "watchdog_ms = 400", "replies = { margin_ms = 4.0, max_coast = 15 }"]
     lines += ["", "[control]", f"task_limit_s = {options.task_limit_s}"]
+    if options.ensemble is not None:
+        lines += [f"ensemble = {options.ensemble}"]
     lines += ["", "[policy]", f"address = {_quoted(paths.policy)}", "timeout_s = 0.5"]
     if options.fallback is not None:
         lines += ["", "[policy.fallback]", f"bundle = {_quoted(options.fallback)}"]

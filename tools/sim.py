@@ -86,6 +86,7 @@ def start_sim(
     bundle: Path | None = None,
     allow: Sequence[Path] = (),
     fallback: Path | None = None,
+    ensemble: float | None = None,
     trust: Path | None = None,
     backend: str = "onnx",
     threads: int = 1,
@@ -105,6 +106,7 @@ def start_sim(
     bundles may be loaded from, ``fallback`` the bundle the robot serves itself when that server is gone.
     ``broker`` is HOST:PORT of a local MQTT broker, ``keys`` the key directory whose holder may command
     the robot over it (default: ``run_dir/keys``, made there).
+    With ``ensemble`` the policy is asked in every tick and its answers are averaged (ACT's decay).
     With ``prerendered`` the cameras play a scene that is drawn once. ``keep_last_s`` seconds are held while
     nothing is recorded.
     Everything ends when this process does. Raises UsageError with the service's own line when it
@@ -118,6 +120,7 @@ def start_sim(
     optional = {
         "--bundle": bundle,
         "--fallback": fallback,
+        "--ensemble": ensemble,
         "--trust": trust,
         "--broker": broker,
         "--keys": keys,

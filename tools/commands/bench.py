@@ -10,6 +10,7 @@ import click
 # name -> what `ratchet bench --help` says; tools/bench/<name>.py has the command
 BENCHES: dict[str, str] = {
     "inference": "One chunk of the published ACT: eager, compiled, ONNX float32, ONNX int8.",
+    "quantise": "What int8 costs: held-out error on real recordings, success in closed loop.",
     "bus": "One arm's bus: cycle times over wire time, CPU against the SDK's.",
     "loop": "The whole robot side under four loads: lateness, missed ticks, photon to goal.",
     "estop": "How soon an emergency stop reaches the motors, from every door.",
@@ -24,6 +25,8 @@ BENCHES: dict[str, str] = {
     "hostile": "A hundred thousand malformed requests to a policy server, and one honest client.",
     "swap": "Weights that change under a client at 30 Hz: failed requests, gaps, memory, refusals.",
     "train": "A training step of the published ACT, beside LeRobot's: time, loss, gradients.",
+    "latency": "Success and smoothness with a policy far away, beside a naive client.",
+    "roundtrip": "A full-size policy in every tick of a whole robot: round trips, missed ticks.",
     "faults": "Break everything in turn: what the arm does, what comes back by itself.",
 }
 

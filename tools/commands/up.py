@@ -61,6 +61,11 @@ Examples:
     type=click.Path(path_type=Path),
     help="With --sim: the bundle to go on with when the policy server is gone.",
 )
+@click.option(
+    "--ensemble",
+    type=click.FloatRange(-1.0, 1.0),
+    help="With --sim: ask the policy in every tick and average, with this decay (ACT: 0.01).",
+)
 @click.option("--trust", type=click.Path(path_type=Path), help="Directory of trusted public keys.")
 @click.option("--backend", type=click.Choice(["onnx", "onnx-int8", "torch", "compile"]), default="onnx")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, help="Threads of one inference.")
@@ -85,6 +90,7 @@ def up(
     bundle: Path | None,
     allow: tuple[Path, ...],
     fallback: Path | None,
+    ensemble: float | None,
     trust: Path | None,
     backend: str,
     threads: int,
@@ -122,6 +128,7 @@ def up(
             prerendered,
             replace(
                 _options(name, health, keep_last, broker, keys or paths.run_dir / "keys"),
+                ensemble=ensemble,
                 fallback=None if fallback is None else fallback.resolve(),
                 trust=None if fallback is None else trust_dir(trust).resolve(),
             ),
