@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from policies.bundle import Precision
 from tools.bench.common import quantile, show
 from tools.console import say
 from tools.options import json_flag
 
 if TYPE_CHECKING:  # torch takes a second
     from policies.act import ACT
+    from policies.bundle import Bundle
     from policies.config import ACTConfig, FeatureStats
     from policies.export import RawBatch
     from policies.session import OnnxSession
@@ -24,6 +26,7 @@ if TYPE_CHECKING:  # torch takes a second
 HEIGHT, WIDTH = 480, 640
 CAMERAS = ("front", "wrist")
 BACKBONES = ("efficientnet_lite0", "resnet18")
+PRECISIONS: tuple[Precision, ...] = ("int8", "fp32")
 RATE_HZ = 15.0
 BUDGET_MS = 66.0
 """One inference in a period of 15 Hz, at the median and at the 99th percentile."""
@@ -43,32 +46,39 @@ def command(threads: int | None, seconds: float, as_json: bool) -> None:
 
     EfficientNet-Lite0 has its ImageNet weights where their package is installed; all else is untrained.
     """
-    rows = measure(seconds, threads or min(2, len(os.sched_getaffinity(0))))
+    count = threads or min(2, len(os.sched_getaffinity(0)))
+    rows = measure(seconds, count)
     figures = {
         "model": "ACT, dim 512, 4 encoder layers, chunk 100, two 640x480 cameras, batch 1, untrained",
-        "threads": threads or min(2, len(os.sched_getaffinity(0))),
+        "threads": count,
         "backbones": rows,
         "held": rows["efficientnet_lite0"]["int8_hz"]["held"],
     }
     show(figures, as_json)
 
 
-def measure(seconds: float, threads: int) -> dict[str, Any]:
+def measure(
+    seconds: float, threads: int, spinning: bool = False, names: Sequence[str] = BACKBONES
+) -> dict[str, Any]:
     """Figures by backbone: times in ms, errors in standard deviations of the action.
 
     Every form is run once a round, each round beginning with another, for ``seconds`` in all.
     """
+    from policies.session import OnnxSession
+
     with TemporaryDirectory(prefix="ratchet-bench-backbones-") as made:
         batch = _observations(Path(made))
         rows: dict[str, Any] = {}
         sessions: dict[tuple[str, str], OnnxSession] = {}
-        for name in BACKBONES:
+        for name in names:
             say(f"{name}: exporting and quantising")
-            rows[name] = _prepare(name, batch, threads, Path(made), sessions)
+            rows[name], bundle = _prepare(name, batch, threads, Path(made))
+            for precision in PRECISIONS:
+                sessions[name, precision] = OnnxSession(bundle, precision, threads, spinning)
         say("measuring")
         times = _rounds({key: _once(session, batch) for key, session in sessions.items()}, seconds)
     for name, row in rows.items():
-        for precision in ("int8", "fp32"):
+        for precision in PRECISIONS:
             found = times[name, precision]
             row[f"onnx_{precision}_ms"] = {"p50": quantile(found, 50), "p99": quantile(found, 99)}
         row["rounds"] = len(times[name, "int8"])
@@ -82,10 +92,8 @@ def measure(seconds: float, threads: int) -> dict[str, Any]:
     return rows
 
 
-def _prepare(
-    name: str, batch: RawBatch, threads: int, root: Path, sessions: dict[tuple[str, str], OnnxSession]
-) -> dict[str, Any]:
-    """Export the network over backbone ``name`` and open both forms; what is known of it before it runs."""
+def _prepare(name: str, batch: RawBatch, threads: int, root: Path) -> tuple[dict[str, Any], Bundle]:
+    """Export the network over backbone ``name``; what is known of it before it runs, and its bundle."""
     import torch
 
     from policies.act import ACT
@@ -94,7 +102,6 @@ def _prepare(
     from policies.keys import KeyPair
     from policies.manifest import BundleMeta
     from policies.normalise import Normaliser
-    from policies.session import OnnxSession
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -106,16 +113,15 @@ def _prepare(
     bundle = export_bundle(
         model, Normaliser(stats, config), root / name, KeyPair.generate(), BundleMeta(name="bench"), [batch]
     )
-    for precision in ("int8", "fp32"):
-        sessions[name, precision] = OnnxSession(bundle, precision, threads)
     backbone = sum(value.numel() for net in model.backbones() for value in net.state_dict().values())
-    return {
+    known = {
         "values": sum(p.numel() for p in model.parameters()),
         "backbone_values": backbone,
         "backbone_weights": weights,
         "int8_error": float(f"{bundle.manifest.parity.int8_error:.3g}"),
         "int8_scheme": bundle.manifest.parity.int8_scheme,
     }
+    return known, bundle
 
 
 def _config(name: str) -> ACTConfig:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from tools.bench import backbones
 from tools.bench.common import quantile, show
 from tools.console import say
 from tools.errors import UsageError
@@ -38,15 +39,23 @@ Examples:
 )
 @click.option("--spinning", is_flag=True, help="Let ONNX Runtime's threads burn their core while waiting.")
 @click.option("--no-compile", is_flag=True, help="Leave out torch.compile, which takes most of the time.")
+@click.option("--no-backbones", is_flag=True, help="Leave out the second backbone (see bench backbones).")
 @json_flag
 def command(
-    sizes: str, threads: int | None, seconds: float, spinning: bool, no_compile: bool, as_json: bool
+    sizes: str,
+    threads: int | None,
+    seconds: float,
+    spinning: bool,
+    no_compile: bool,
+    no_backbones: bool,
+    as_json: bool,
 ) -> None:
     """The published ACT (51.6 M), untrained, two cameras, batch 1: eager, compiled, ONNX float32 and int8.
 
     Each form takes uint8 frames and gives joint goals; eager pays its own conversion, as LeRobot's users
     do. All are run in turn, the order turning too. Errors are against float64, over four
     observations, in standard deviations of the action: the mean, and the largest beside it.
+    Last, the same over EfficientNet-Lite0, 640x480.
     """
     from policies.engine import providers, skipped
 
@@ -56,7 +65,9 @@ def command(
             size: _size(_parsed(size), size, count, seconds, spinning, not no_compile, Path(folder))
             for size in sizes.split(",")
         }
+    others = {} if no_backbones else backbones.measure(seconds, count, spinning, ("efficientnet_lite0",))
     held = [row["int8_speedup"]["held"] for row in rows.values() if row["int8_speedup"]["held"] is not None]
+    held += [row["int8_hz"]["held"] for row in others.values()]
     figures = {
         "model": "ACT as published, 51.6 M values, chunk 100, two cameras, batch 1, untrained",
         "threads": count,
@@ -68,6 +79,7 @@ def command(
         },
         "error_unit": "mean absolute error against float64, in standard deviations of the action",
         "sizes": rows,
+        "backbones": others,
         "held": all(held),
     }
     show(figures, as_json)
