@@ -31,7 +31,7 @@ RATE_HZ = 15.0
 BUDGET_MS = 66.0
 """One inference in a period of 15 Hz, at the median and at the 99th percentile."""
 _STD = 0.5  # rad
-_OBSERVATIONS = 8
+_OBSERVATIONS = 4
 _LEAST_ROUNDS = 10
 
 
