@@ -63,7 +63,7 @@ class WatchConfig(_Frozen):
     losses, once the warm-up is over; 0 turns that off. NaN and infinity always stop a run.
     """
 
-    factor: float = Field(default=20.0, ge=0.0, le=1e6)
+    factor: float = Field(default=30.0, ge=0.0, le=1e6)
     window: int = Field(default=200, ge=10, le=10_000)
 
 

@@ -48,7 +48,7 @@ def diverged(
     named = listed([sample for sample, _ in ranked])
     return DivergedError(
         f"{alarm.reason} at step {step}, batch of {named}{where}",
-        "look at these episodes, leave them out or lower the learning rate; the last checkpoint is intact",
+        "look at these episodes; leave them out, lower lr or raise watch.factor; the checkpoint is intact",
     )
 
 

@@ -21,17 +21,17 @@ def jitter(pixels: torch.Tensor, config: JitterConfig, generator: torch.Generato
         pixels = shifted(pixels, config.shift, generator)
     count, height, width, _ = pixels.shape
     b, c, s = (
-        1.0 + spread * (2.0 * torch.rand(count, generator=generator) - 1.0)
+        (1.0 + spread * (2.0 * torch.rand(count, generator=generator) - 1.0)).to(pixels.device)[:, None, None]
         for spread in (config.brightness, config.contrast, config.saturation)
     )
-    luma = torch.tensor(_LUMA)
-    x = pixels.to(torch.float32).reshape(count, -1, 3)
-    grey = (x.mean(dim=1).cpu() * luma).sum(1) * b
-    mix = s[:, None, None] * torch.eye(3) + (1.0 - s)[:, None, None] * luma.expand(3, 3)
-    matrix = ((c * b)[:, None, None] * mix).transpose(1, 2)
-    offset = ((1.0 - c) * grey)[:, None, None].expand(count, 1, 3)
-    y = torch.baddbmm(offset.to(x.device), x, matrix.to(x.device))
-    return y.clamp_(0.0, 255.0).reshape(count, height, width, 3)
+    luma = torch.tensor(_LUMA, device=pixels.device)[:, None]
+    # A plane a colour: processors compute along rows, and three colours side by side are a short row.
+    x = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).flatten(2)
+    grey = (x * luma).sum(1, keepdim=True)
+    mean = grey.mean(2, keepdim=True) * b
+    shade = grey.mul_(c * b * (1.0 - s)).add_((1.0 - c) * mean)
+    y = x.mul_(c * b * s).add_(shade).clamp_(0.0, 255.0)
+    return y.view(count, 3, height, width).permute(0, 2, 3, 1)
 
 
 def shifted(pixels: torch.Tensor, shift: int, generator: torch.Generator) -> torch.Tensor:

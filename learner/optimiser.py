@@ -18,6 +18,19 @@ def make_optimiser(model: ACT, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
+def clip_gradients(model: ACT, limit: float) -> float:
+    """Scale all gradients down together so that their norm is at most ``limit``. Returns what it was.
+
+    As ``clip_grad_norm_``, which also multiplies those by one that are short enough.
+    """
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    value = float(norm)
+    if value + 1e-6 > limit:
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return value
+
+
 def set_rate(optimiser: torch.optim.Optimizer, config: TrainConfig, step: int) -> None:
     """The learning rate of step ``step``: linear over the warm-up, then a cosine to ``lr_end``·lr."""
     if step < config.warmup:

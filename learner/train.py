@@ -31,7 +31,7 @@ from learner.loader.batch import Batch, Samples, Window
 from learner.loader.loader import Loader
 from learner.loader.sampler import Part, Sampler
 from learner.model import fresh
-from learner.optimiser import make_optimiser, set_rate
+from learner.optimiser import clip_gradients, make_optimiser, set_rate
 from learner.recompute import recompute
 from learner.watch import Alarm, LossWatch
 from policies.act import ACT
@@ -132,7 +132,7 @@ class Trainer:
         self._network = compiled(self.model, config.compile, self.device, config.steps)
         self._generator = torch.Generator()
         described = {
-            "config": config.model_dump(mode="json", exclude={"checkpoint_every", "log_every"}),
+            "config": config.model_dump(mode="json", exclude={"checkpoint_every", "log_every", "watch"}),
             "network": model.config.model_dump(mode="json"),
             "stats": stats.model_dump(mode="json"),
             "steps": len(dataset),
@@ -204,7 +204,7 @@ class Trainer:
                 raise self._diverged(alarm, step, [number], errors)
             (loss / config.accumulate if config.accumulate > 1 else loss).backward()
             total += value
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip))
+        norm = clip_gradients(self.model, config.clip)
         if not math.isfinite(norm):
             raise self._diverged(Alarm(f"gradient norm {norm:.3g}"), step, numbers, None)
         set_rate(self.optimizer, config, step)

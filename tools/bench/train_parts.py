@@ -27,7 +27,7 @@ _SEED = 7
 
 def compare(data: Dataset, config: TrainConfig) -> dict[str, float]:
     """How far loss and gradient of one batch lie apart in both forms, relative; without dropout's draws."""
-    still = config.model.model_copy(update={"overrides": {"dropout": 0.0}})
+    still = config.model.model_copy(update={"overrides": {**config.model.overrides, "dropout": 0.0}})
     ours = trainer(data, config.model_copy(update={"model": still, "device": "cpu"}))
     peer = train_peer.PeerACT(ours.model).train()
     batch = ready(data, ours.normaliser, config.batch, ours.model.config.chunk)

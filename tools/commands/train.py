@@ -28,9 +28,10 @@ Examples:
   ratchet train --out out/bundle --resume
 
 \b
-Settings for --set: those of the run (steps, batch, lr, seed, threads …), of the data (data.gaps,
-data.max_gap_ticks …), of the colour jitter (jitter.brightness …), and of the network (chunk, execute,
-dim, heads, ffn, encoder_layers, decoder_layers, use_vae, kl_weight, dropout, backbone, backbone_width …).
+Settings for --set: those of the run (steps, batch, accumulate, lr, seed, threads, precision, recompute,
+compile, watch.factor …), of the data (data.gaps, data.max_gap_ticks …), of the colour jitter
+(jitter.brightness …), and of the network (chunk, execute, dim, heads, ffn, encoder_layers,
+decoder_layers, use_vae, kl_weight, dropout, backbone, backbone_width …). See docs/training.md.
 """
 BASE_WHERE = "kind IN ('demo', 'import') AND outcome <> 'failure'"
 
