@@ -7,7 +7,9 @@ an empty message takes, for its bytes.
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,6 +23,7 @@ Choice = Literal["auto", "raw", "jpeg"]
 
 JPEG_QUALITY = 90
 _GAIN = 1 / 8
+_RECENT = 9
 _BETTER = 0.7  # the other way must take less than this share of the present one's time ...
 _PATIENCE = 8  # ... by so many requests in a row
 _SAMPLE_EVERY = 128  # requests sent raw, of which one is also encoded to know what it would cost
@@ -60,6 +63,7 @@ class PictureWire:
         self._quality = quality
         self._encoding: Encoding = "jpeg" if choice == "jpeg" else "raw"
         self._seconds_per_byte = 0.0
+        self._recent: deque[float] = deque(maxlen=_RECENT)
         self._empty_s = float("inf")
         self._raw_bytes = self._jpeg_bytes = self._jpeg_s = 0.0
         self._packed = 0
@@ -84,10 +88,7 @@ class PictureWire:
         packed = self._encode(frames, self._encoding)
         if packed.encoding == "jpeg":
             self._note_jpeg(packed)
-            packed_raw = sum(frame.image.nbytes for frame in frames)
-            self._raw_bytes = float(packed_raw)
-        else:
-            self._raw_bytes = float(packed.size)
+        self._raw_bytes = float(sum(frame.image.nbytes for frame in frames))
         return packed
 
     def sent(self, packed: Packed, round_trip_s: float, server_s: float) -> None:
@@ -95,8 +96,9 @@ class PictureWire:
         way_s = max(round_trip_s - server_s, 0.0)
         spent_s = way_s - min(self._empty_s, way_s)
         per_byte = spent_s / max(packed.size, 1)
-        first = self._seconds_per_byte == 0.0
-        self._seconds_per_byte += (1.0 if first else _GAIN) * (per_byte - self._seconds_per_byte)
+        self._recent.append(per_byte)
+        # The median: one answer that was held up says nothing of the way.
+        self._seconds_per_byte = statistics.median(self._recent)
         self._decide()
 
     def beat(self, round_trip_s: float) -> None:
@@ -106,6 +108,7 @@ class PictureWire:
 
     def forget(self) -> None:
         """Another connection: nothing is known of the way."""
+        self._recent.clear()
         self._seconds_per_byte, self._empty_s, self._in_a_row = 0.0, float("inf"), 0
 
     def figures(self) -> WireFigures:
@@ -120,8 +123,10 @@ class PictureWire:
         return self._choice == "auto" and worth and (not self._jpeg_s or self._packed % _SAMPLE_EVERY == 0)
 
     def _encode(self, frames: Sequence[Frame], encoding: Encoding) -> Packed:
-        began = time.perf_counter()
         quality = self._quality if encoding == "jpeg" else None
+        if quality is not None:
+            import cv2  # noqa: F401 (loading it takes long, and only once: not to be measured)
+        began = time.perf_counter()
         images = tuple(encode_image(f.camera, f.image, f.seq, f.t_ns, quality) for f in frames)
         size = sum(len(image.data) for image in images)
         return Packed(images, encoding, size, time.perf_counter() - began)
