@@ -19,6 +19,7 @@ import onnx
 import onnxruntime as ort
 
 from policies.engine import session_options
+from policies.packing import pack
 from policies.pixels import fold_pixels
 from policies.qdq import Graph, Range, insert, transposed, wanted
 
@@ -92,7 +93,9 @@ class Quantiser:
         """The model with only ``blocks`` quantised."""
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
-        insert(Graph(model), {name for block in blocks for name in block.nodes}, self._ranges)
+        graph = Graph(model)
+        insert(graph, {name for block in blocks for name in block.nodes}, self._ranges)
+        pack(graph)
         data: bytes = model.SerializeToString()
         return data
 

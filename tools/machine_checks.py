@@ -29,6 +29,7 @@ def machine_findings(store: Path, draw: bool = True) -> Iterator[Finding]:
     yield _disk(store)
     yield _clock()
     yield _broker()
+    yield _engines()
     if draw:
         yield _drawing()
 
@@ -66,6 +67,14 @@ def _broker() -> Finding:
             "MQTT broker", "no mosquitto here: only a fleet needs one", "sudo apt-get install mosquitto"
         )
     return ok("MQTT broker", found)
+
+
+def _engines() -> Finding:
+    """What policies run on here. That a GPU's engine is missing is no fault, only named."""
+    from policies.engine import providers, skipped
+
+    used = ", ".join(name for name, _ in providers("fp32"))
+    return ok("inference", f"{used}; skipped: {', '.join(skipped()) or 'none'}")
 
 
 def _drawing() -> Finding:

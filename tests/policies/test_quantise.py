@@ -93,7 +93,8 @@ def test_int8_is_really_int8_where_it_matters_and_float_where_it_hurts(
 
 def test_the_layer_that_hurts_is_found_and_kept(tmp_path: Path) -> None:
     """One hidden unit a thousand times the others leaves them no integers: that layer alone is to blame."""
-    model, normaliser = make_model(variant(encoder_layers=2))
+    cameras = (CameraShape(name="front", height=32, width=32),)
+    model, normaliser = make_model(variant(encoder_layers=2, cameras=cameras, backbone_blocks=1))
     with torch.no_grad():
         model.get_parameter("encoder.layers.1.linear1.bias")[0] = 1000.0
         model.get_parameter("encoder.layers.1.linear2.weight")[:, 0] = 0.0
@@ -147,3 +148,32 @@ def test_a_channel_without_weights_keeps_its_bias(tmp_path: Path) -> None:
     made = quantiser(tmp_path, model, normaliser, make_batch(TINY, 2))
     low = [block for block in made.blocks if block.name == "low"]
     assert made.error(made.make(low)) < 0.02
+
+
+def test_packing_changes_the_kernels_and_not_one_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four pixels to a cell, the wide linear layers as convolutions: the same integers all the same."""
+    cameras = tuple(CameraShape(name=name, height=64, width=96) for name in ("front", "wrist"))
+    model, normaliser = make_model(variant(cameras=cameras, backbone_per_camera=False))
+    made = quantiser(tmp_path, model, normaliser, make_batch(model.config, 2))
+    packed = made.make(made.blocks)
+    monkeypatch.setattr("policies.quantise.pack", lambda graph: None)
+    plain = made.make(made.blocks)
+    shapes, results = [], []
+    state, images = make_batch(model.config, 3, seed=7)
+    feed = {"state": state, **{f"image.{name}": image for name, image in images.items()}}
+    for data in (packed, plain):
+        graph = Graph(onnx.load_from_string(data))
+        weights = {
+            n.name: graph.producer[n.input[1]].input[0] for n in graph.compute() if n.op_type == "Conv"
+        }
+        shapes.append({name: graph.value(integers).shape for name, integers in weights.items()})
+        session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
+        results.append(session.run(["actions", "features"], feed))
+    assert shapes[1]["/backbone/conv1/Conv"] == (8, 3, 7, 7)
+    assert shapes[0]["/backbone/conv1/Conv"] == (16, 12, 7, 3)
+    assert set(shapes[0]) - set(shapes[1]) == {
+        "/layers.0/feed/linear1/Gemm/Conv",
+        "/first/feed/linear1/Gemm/Conv",
+    }
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
