@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from policies.session import ChunkResult
 from policy_server.backends import FAILURES
+from policy_server.engine_process import ProcessSession
 from policy_server.errors import InferenceError, ServerError
 from policy_server.schedule import Job
 from policy_server.slots import Serving
@@ -36,6 +37,8 @@ class Answer:
 
 
 Outcome = Answer | ServerError
+#: State (B, S) and pictures (B, H, W, 3) by camera.
+Stacks = tuple[npt.NDArray[np.float32], dict[str, npt.NDArray[np.uint8]]]
 #: One observation in memory of its own: state (1, S), pictures (1, H, W, 3) by camera.
 Observed = tuple[npt.NDArray[np.float32], dict[str, npt.NDArray[np.uint8]]]
 
@@ -45,24 +48,30 @@ class BatchRunner:
 
     def __init__(self) -> None:
         self._spec: IOSpec | None = None
-        self._state = np.zeros((0, 0), np.float32)
-        self._images: dict[str, npt.NDArray[np.uint8]] = {}
+        self._own: Stacks = (np.zeros((0, 0), np.float32), {})
+        self._last: Stacks = self._own
 
     def run(self, jobs: Sequence[Job[Answer]], serving: Serving) -> list[Outcome]:
         """One outcome for each job. A picture that is lost fails its own job only."""
         begin = time.monotonic_ns()
-        lost = self._gather(jobs, serving.slot.spec)
-        if len(lost) == len(jobs):
-            return [lost[n] for n in range(len(jobs))]
-        size, version = len(jobs), serving.slot.version
-        images = {name: stack[:size] for name, stack in self._images.items()}
+        size, version, session = len(jobs), serving.slot.version, serving.slot.session
         try:
-            result = serving.slot.session.infer(self._state[:size], images)
+            if isinstance(session, ProcessSession):
+                with session.staged(size) as stacks:  # straight to where the engine reads
+                    self._last = stacks
+                    lost = _gather(jobs, stacks)
+                    result = session.run(size) if len(lost) < size else None
+            else:
+                self._last = stacks = self._stacks(serving.slot.spec, size)
+                lost = _gather(jobs, stacks)
+                result = session.infer(*stacks) if len(lost) < size else None
         except FAILURES as error:
             reason = str(error).partition("\n")[0][:300]
             failed = InferenceError(f"bundle {version} failed: {reason}; roll it back")
             failed.__cause__ = error
-            return [lost.get(n, failed) for n in range(size)]
+            return [failed] * size
+        if result is None:
+            return [lost[n] for n in range(size)]
         end = time.monotonic_ns()
         fine = _finite(result)
         broken = InferenceError(f"bundle {version} answered with a NaN or an infinity; roll it back")
@@ -77,30 +86,34 @@ class BatchRunner:
 
     def observed(self, row: int) -> Observed:
         """A copy of a row of the last run."""
-        return self._state[row : row + 1].copy(), {
-            n: s[row : row + 1].copy() for n, s in self._images.items()
+        state, images = self._last
+        return state[row : row + 1].copy(), {
+            name: stack[row : row + 1].copy() for name, stack in images.items()
         }
 
-    def _gather(self, jobs: Sequence[Job[Answer]], spec: IOSpec) -> dict[int, ServerError]:
-        """Copy the inputs into the stacks, one row a job; the rows of those that are returned hold rubbish.
-
-        The stacks are kept: fresh memory of a picture's size costs more than copying into it.
-        """
-        if self._spec is not spec or len(self._state) < len(jobs):
+    def _stacks(self, spec: IOSpec, size: int) -> Stacks:
+        """Room for so many observations, kept: fresh memory of that size costs more than copying into it."""
+        state, images = self._own
+        if self._spec is not spec or len(state) < size:
             self._spec = spec
-            self._state = np.zeros((len(jobs), len(spec.state_names)), np.float32)
-            self._images = {
-                c.name: np.zeros((len(jobs), c.height, c.width, 3), np.uint8) for c in spec.cameras
-            }
-        lost: dict[int, ServerError] = {}
-        for row, job in enumerate(jobs):
-            self._state[row] = job.inputs.state
-            try:
-                for name, picture in job.inputs.images.items():
-                    picture.copy_to(self._images[name][row])
-            except ServerError as error:
-                lost[row] = error
-        return lost
+            state = np.zeros((size, len(spec.state_names)), np.float32)
+            images = {c.name: np.zeros((size, c.height, c.width, 3), np.uint8) for c in spec.cameras}
+            self._own = state, images
+        return state[:size], {name: stack[:size] for name, stack in images.items()}
+
+
+def _gather(jobs: Sequence[Job[Answer]], stacks: Stacks) -> dict[int, ServerError]:
+    """Copy the inputs, one row a job; the rows of the jobs that are returned hold rubbish."""
+    state, images = stacks
+    lost: dict[int, ServerError] = {}
+    for row, job in enumerate(jobs):
+        state[row] = job.inputs.state
+        try:
+            for name, picture in job.inputs.images.items():
+                picture.copy_to(images[name][row])
+        except ServerError as error:
+            lost[row] = error
+    return lost
 
 
 def _finite(result: ChunkResult) -> npt.NDArray[np.bool_]:

@@ -17,7 +17,7 @@ from policies.session import PolicySession
 from policy_server.backends import FAILURES
 
 #: A size is used when an observation in it costs at most this share of one in the next smaller size.
-WORTH_IT = 0.95
+WORTH_IT = 0.9
 _RECENT = 32
 _SMOOTHING = 0.2
 
@@ -69,13 +69,13 @@ class BatchCosts:
         return f"batches of {shown}; up to {self.limit} together"
 
 
-def measure(session: PolicySession, one_ms: float, max_batch: int, runs: int) -> BatchCosts:
-    """Time batches of 2, 4, … up to ``max_batch`` on zeros, as long as doubling pays.
+def measure(session: PolicySession, max_batch: int, runs: int) -> BatchCosts:
+    """Time batches of 1, 2, 4, … up to ``max_batch`` on zeros, as long as doubling pays.
 
-    ``one_ms`` is the time of a single observation. A session that takes one at a time only gives costs
-    of that.
+    A session that takes one observation at a time gives costs of that only. Raises what it fails with
+    on a single one.
     """
-    measured = {1: one_ms}
+    measured = {1: _time(session, 1, runs)}
     size = 2
     while size <= max_batch:
         try:
@@ -99,7 +99,7 @@ def _time(session: PolicySession, size: int, runs: int) -> float:
         times.append((time.perf_counter() - begin) * 1e3)
         if len(result.actions) != size:
             raise ValueError(f"{len(result.actions)} answers to {size} observations")
-    return float(np.median(times[1:]))  # the first run of a size allocates
+    return min(times)  # whatever else the machine did meanwhile is no part of the cost
 
 
 def _worth_it(measured_ms: Mapping[int, float]) -> tuple[int, ...]:

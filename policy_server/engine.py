@@ -82,7 +82,7 @@ class Engine:
         self._session = open_session(bundle, request["backend"], request["threads"])
         loaded = time.perf_counter()
         run_ms = prove(self._session, bundle, request["warm_runs"])
-        costs = measure(self._session, run_ms, request["max_batch"], request["warm_runs"])
+        costs = measure(self._session, request["max_batch"], request["warm_runs"])
         _give_memory_back()
         warm = time.perf_counter()
         return {

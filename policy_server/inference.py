@@ -8,24 +8,32 @@ thread, which is never handed more than one batch.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
 from policy_server.batch import Answer, BatchRunner, Observed, Outcome
 from policy_server.clients import Client, Clients
+from policy_server.costs import BatchCosts
 from policy_server.errors import (
     ExpiredError,
     InferenceError,
     NothingServingError,
     OverloadedError,
+    ServerError,
 )
 from policy_server.schedule import Job, Schedule
 from policy_server.slots import BundleSlots, Serving
 from policy_server.spec import Inputs
+
+log = logging.getLogger(__name__)
+
+Watch = Callable[[Serving, list[Job[Answer]], list[Outcome]], Awaitable[None]]
 
 _RECENT = 1024
 _PROBE_NS = 10**9
@@ -52,10 +60,24 @@ class Counters:
         return float(np.percentile(self._exec_ms, q)) if self._exec_ms else 0.0
 
 
+class _Arrivals:
+    """How long it is from one request to the next, smoothed, ns."""
+
+    def __init__(self) -> None:
+        self.gap_ns = float("inf")
+        self._last_ns = 0
+
+    def note(self, now_ns: int) -> None:
+        gap, self._last_ns = min(now_ns - self._last_ns, 10**9), now_ns
+        self.gap_ns = gap if self.gap_ns == float("inf") else self.gap_ns + (gap - self.gap_ns) / 8
+
+
 class InferenceWorker:
     """Runs what waits, in the order of `Schedule`, on whatever `slots` is serving when its turn comes.
 
-    Make it within a running event loop; `start` before the first request.
+    Use it within one event loop. What runs next is decided where it becomes possible, when a request
+    comes or a run ends, without a task in between: each hand-over to somebody who sleeps costs as
+    much as a copied picture.
     """
 
     def __init__(self, slots: BundleSlots, clients: Clients, max_waiting: int, max_linger_ms: float) -> None:
@@ -65,13 +87,15 @@ class InferenceWorker:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._schedule: Schedule[Answer] = Schedule(max_waiting)
         self._running: list[Job[Answer]] = []
-        self._arrived = asyncio.Event()
-        self._dispatcher: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._linger: asyncio.TimerHandle | None = None
+        self._stopped = False
         self._ran_ns = 0
+        self._arrivals = _Arrivals()
         self._runner = BatchRunner()
         self.counters = Counters()
         #: Called with what was run and what came of it, once the answers have gone out.
-        self.watch: Callable[[Serving, list[Job[Answer]], list[Outcome]], Awaitable[None]] | None = None
+        self.watch: Watch | None = None
 
     @property
     def pending(self) -> int:
@@ -83,134 +107,132 @@ class InferenceWorker:
         """Requests waiting for their turn."""
         return len(self._schedule)
 
-    def start(self) -> None:
-        """Begin to answer. Safe to call twice."""
-        if self._dispatcher is None:
-            self._dispatcher = asyncio.get_running_loop().create_task(self._dispatch())
-
     async def infer(self, client: Client, inputs: Inputs, deadline_ns: int) -> Answer:
         """Answer a checked request, unless it can't be ready by its deadline (monotonic ns).
 
         Raises OverloadedError, ExpiredError, NothingServingError, InferenceError or LaneError.
         """
-        self.start()
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         job = Job(client, inputs, deadline_ns, time.monotonic_ns(), future)
-        self._admit(job)
+        self._arrivals.note(job.queued_ns)
+        excess = self._schedule.add(job)
+        if excess is not None:
+            waiting = f"{self.pending} requests are waiting already; ask again when one is answered"
+            _settle(excess, OverloadedError(waiting))
+        self._next()
         try:
             return await future
         finally:
             self._schedule.remove(job)  # given up, maybe
 
     async def ping(self) -> None:
-        """Return once the thread has come round to it: proof that it is not stuck.
-
-        Raises what ended the dispatcher, if something did: nothing would be answered any more.
-        """
-        if self._dispatcher is not None and self._dispatcher.done():
-            await self._dispatcher
+        """Return once the thread has come round to it: proof that it is not stuck."""
         await asyncio.get_running_loop().run_in_executor(self._thread, lambda: None)
 
-    async def stop(self) -> None:
-        """Give up what is waiting. Safe to call twice."""
-        dispatcher, self._dispatcher = self._dispatcher, None
-        if dispatcher is not None:
-            dispatcher.cancel()
-            await asyncio.wait([dispatcher])
+    async def observed(self, row: int) -> Observed:
+        """A copy of one observation of the last run; only while that is what ran last, in ``watch``."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._runner.observed, row)
+
+    def stop(self) -> None:
+        """Give up what is waiting and take nothing more. Safe to call twice."""
+        self._stopped = True
+        self._cancel_linger()
+        self._refuse_all(InferenceError("the policy server is stopping; ask again when it is back"))
 
     def close(self) -> None:
         """Let the running inference end, and the thread with it."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _admit(self, job: Job[Answer]) -> None:
-        excess = self._schedule.add(job)
-        if excess is not None:
-            _settle(
-                excess,
-                OverloadedError(
-                    f"{self.pending} requests are waiting already; ask again when one is answered"
-                ),
-            )
-        self._arrived.set()
+    def _next(self) -> None:
+        """Run the next batch, if there is one, nothing runs, and waiting for others would not pay."""
+        if self._running or self._watching is not None or not len(self._schedule):
+            return
+        self._cancel_linger()
+        serving = self._slots.serving  # one read: a swap happens between batches, never within one
+        if self._stopped or serving is None:
+            self._refuse_all(NothingServingError("no bundle is loaded; load one"))
+            return
+        loop = asyncio.get_running_loop()
+        linger_ns = self._linger_ns(serving.slot.costs)
+        if linger_ns > 0:
+            self._linger = loop.call_later(linger_ns / 1e9, self._next)
+            return
+        self._expire(serving.slot.costs)
+        costs = serving.slot.costs
+        self._running = self._schedule.choose(time.monotonic_ns(), costs.fit, costs.expected_ns)
+        if self._running:
+            run = self._thread.submit(self._runner.run, self._running, serving)
+            run.add_done_callback(partial(_tell, loop, partial(self._ran, serving)))
 
-    async def _dispatch(self) -> None:
-        """Choose, run, answer, for ever."""
-        try:
-            while True:
-                await self._wait_for_work()
-                serving = self._slots.serving  # one read: a swap happens between batches, never within one
-                self._expire(serving)
-                if serving is None or not len(self._schedule):
-                    continue
-                costs = serving.slot.costs
-                self._running = self._schedule.choose(time.monotonic_ns(), costs.fit, costs.expected_ns)
-                await self._run(serving)
-        finally:
-            for job in self._running + self._schedule.clear():
-                _settle(job, InferenceError("the policy server is stopping; ask again when it is back"))
-            self._running = []
-
-    async def _wait_for_work(self) -> None:
-        """Return when something should run: at once, or when a batch is full or may not wait longer."""
-        while not len(self._schedule):
-            self._arrived.clear()
-            await self._arrived.wait()
-        while (linger_s := self._linger_ns() / 1e9) > 0:
-            self._arrived.clear()
-            try:
-                async with asyncio.timeout(linger_s):
-                    await self._arrived.wait()
-            except TimeoutError:
-                return
-
-    def _linger_ns(self) -> int:
+    def _linger_ns(self, costs: BatchCosts) -> int:
         """How long it is worth waiting for others to share a run with; 0: not at all.
 
-        Never when batching does not pay, when everybody who asks regularly is here already, or when the
-        larger batch would endanger the earliest deadline.
+        Never when batching does not pay, when nobody else is likely to come so soon, when everybody who asks
+        regularly is here already, or when the larger batch would endanger the earliest deadline.
         """
-        serving, waiting = self._slots.serving, len(self._schedule)
-        if serving is None or not 0 < waiting < serving.slot.costs.limit:
+        if len(self._schedule) >= costs.limit:
             return 0
         now = time.monotonic_ns()
-        if not self._clients.expected(now):
-            return 0
-        costs = serving.slot.costs
         longest = min(self._max_linger_ns, costs.expected_ns(1))
+        if self._arrivals.gap_ns > longest or not self._clients.expected(now):
+            return 0
         spare = self._schedule.earliest_ns - now - costs.expected_ns(costs.limit) - _LINGER_MARGIN_NS
         return max(min(self._schedule.oldest_ns + longest - now, spare), 0)
 
-    def _expire(self, serving: Serving | None) -> None:
+    def _expire(self, costs: BatchCosts) -> None:
         now = time.monotonic_ns()
-        fastest = serving.slot.costs.fastest_ns() if serving else 0
-        if now - self._ran_ns > _PROBE_NS:
-            fastest = 0  # what was true a while ago may not be: try one, and measure again
+        # What was true a while ago may not be: try one then, and measure again.
+        fastest = costs.fastest_ns() if now - self._ran_ns < _PROBE_NS else 0
+        late = "the deadline is before the end of the request's turn; the server is too slow for it"
         for job in self._schedule.expire(now, fastest):
-            _settle(
-                job,
-                ExpiredError(
-                    "the deadline is before the end of the request's turn; the server is too slow for it"
-                ),
-            )
-        if serving is None:
-            for job in self._schedule.clear():
-                _settle(job, NothingServingError("no bundle is loaded; load one"))
+            _settle(job, ExpiredError(late))
 
-    async def _run(self, serving: Serving) -> None:
-        jobs, loop = self._running, asyncio.get_running_loop()
-        outcomes = await loop.run_in_executor(self._thread, self._runner.run, jobs, serving)
-        self._running, self._ran_ns = [], time.monotonic_ns()
+    def _ran(self, serving: Serving, run: Future[list[Outcome]]) -> None:
+        """Back in the event loop: hand out the answers, see what is next."""
+        jobs, self._running, self._ran_ns = self._running, [], time.monotonic_ns()
+        fault = run.exception()
+        if fault is None:
+            outcomes = run.result()
+        else:
+            log.error("inference.bug", exc_info=fault)
+            outcomes = [InferenceError("a fault of the server; its log says more") for _ in jobs]
         first = next((outcome for outcome in outcomes if isinstance(outcome, Answer)), None)
         if first is not None:
             serving.slot.costs.ran(first.batch, first.exec_ms)
         for job, outcome in zip(jobs, outcomes, strict=True):
             _settle(job, outcome)
-        if self.watch is not None:
-            await self.watch(serving, jobs, outcomes)
+        if self.watch is None:
+            self._next()
+        else:
+            self._watching = asyncio.get_running_loop().create_task(
+                self._show(self.watch, serving, jobs, outcomes)
+            )
 
-    async def observed(self, row: int) -> Observed:
-        """A copy of one observation of the last run; only while that is what ran last, in ``watch``."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._runner.observed, row)
+    async def _show(
+        self, watch: Watch, serving: Serving, jobs: list[Job[Answer]], outcomes: list[Outcome]
+    ) -> None:
+        try:
+            await watch(serving, jobs, outcomes)
+        finally:
+            self._watching = None
+            self._next()
+
+    def _refuse_all(self, error: ServerError) -> None:
+        for job in self._schedule.clear():
+            _settle(job, error)
+
+    def _cancel_linger(self) -> None:
+        linger, self._linger = self._linger, None
+        if linger is not None:
+            linger.cancel()
+
+
+def _tell(
+    loop: asyncio.AbstractEventLoop, ran: Callable[[Future[list[Outcome]]], None], run: Future[list[Outcome]]
+) -> None:
+    """In the inference thread: the run has ended."""
+    if not run.cancelled():
+        loop.call_soon_threadsafe(ran, run)
 
 
 def _settle(job: Job[Answer], outcome: Outcome) -> None:

@@ -112,7 +112,7 @@ def _in_thread(path: Path, backend: Backend, config: ServerConfig, fits: FitChec
     session = open_session(bundle, backend, config.threads)
     loaded = time.perf_counter()
     run_ms = prove(session, bundle, config.warm_runs)
-    costs = measure(session, run_ms, config.max_batch, config.warm_runs)
+    costs = measure(session, config.max_batch, config.warm_runs)
     warm = time.perf_counter()
     slot = Slot(bundle.version, backend, session, bundle.manifest, spec, path, costs=costs)
     return Loaded(slot, (verified - begin) * 1e3, (loaded - verified) * 1e3, (warm - loaded) * 1e3, run_ms)

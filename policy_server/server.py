@@ -77,7 +77,7 @@ class PolicyServer:
             await self._health.enter_graceful_shutdown()
             self.servicer.end_streams()
             await server.stop(self._config.stop_grace_s)
-        await self.servicer.worker.stop()
+        self.servicer.worker.stop()
         await asyncio.to_thread(self.servicer.close)
         log.info("server.stopped")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from typing import Any
 
@@ -136,16 +137,18 @@ def test_costs_are_learnt_and_hope_is_the_fastest_lately():
 
 
 class _Session:
-    """Batches of up to ``most``, each of which takes as long as one observation."""
+    """Batches of up to ``most``, taking ``base_ms`` and ``each_ms`` for every observation in them."""
 
-    def __init__(self, inner: Any, most: int) -> None:
+    def __init__(self, inner: Any, most: int, base_ms: float, each_ms: float) -> None:
         self.manifest, self._inner, self._most = inner.manifest, inner, most
+        self._base_ms, self._each_ms = base_ms, each_ms
         self.sizes: list[int] = []
 
     def infer(self, state: np.ndarray, images: dict[str, np.ndarray]) -> Any:
         self.sizes.append(len(state))
         if len(state) > self._most:
             raise ValueError("one at a time")
+        time.sleep((self._base_ms + self._each_ms * len(state)) / 1e3)
         return self._inner.infer(state, images)
 
 
@@ -153,12 +156,11 @@ def test_batches_are_measured_while_doubling_pays_and_the_engine_takes_them(plac
     from policies.session import OnnxSession
 
     inner = OnnxSession(place.bundle("a"))
-    session = _Session(inner, most=4)
-    costs = measure(session, one_ms=1e3, max_batch=32, runs=1)
-    assert costs.sizes == (1, 2, 4)
-    assert set(session.sizes) == {2, 4, 8}
-    fixed = _Session(inner, most=1)
-    assert measure(fixed, one_ms=1e3, max_batch=32, runs=1).sizes == (1,)
-    dear = _Session(inner, most=32)
-    assert measure(dear, one_ms=1e-9, max_batch=32, runs=1).sizes == (1,)
-    assert set(dear.sizes) == {2}
+    session = _Session(inner, 4, base_ms=20, each_ms=0)
+    assert measure(session, max_batch=32, runs=2).sizes == (1, 2, 4)
+    assert set(session.sizes) == {1, 2, 4, 8}
+    fixed = _Session(inner, 1, base_ms=20, each_ms=0)
+    assert measure(fixed, max_batch=32, runs=1).sizes == (1,)
+    dear = _Session(inner, 32, base_ms=0, each_ms=20)
+    assert measure(dear, max_batch=32, runs=2).sizes == (1,)
+    assert set(dear.sizes) == {1, 2}

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import grpc
 import numpy as np
@@ -21,9 +22,10 @@ from protos.codec import encode_image, encode_tensor
 from protos.ratchet.v1 import policy_pb2 as pb
 from protos.ratchet.v1 import policy_pb2_grpc
 from runtime.frame_lane import FrameLane, Placed
+from tools.errors import UsageError
 
 #: How a picture travels.
-WAYS = ("shared", "message")
+WAYS = ("stream", "shared", "message")
 _PICTURES = 4
 _OPEN_S = 10.0
 _LIMIT_MIB = 64
@@ -73,6 +75,7 @@ class Asker:
         self._pictures = {c: rng.integers(0, 256, shape, dtype=np.uint8) for c in arm.cameras}
         self._state = encode_tensor(rng.normal(size=6).astype(np.float32))
         self._sent = 0
+        self._stream: Any = None
 
     @property
     def pictures(self) -> dict[str, np.ndarray]:
@@ -82,7 +85,7 @@ class Asker:
     async def open(self) -> str:
         """Connect, and open the shared memory; returns how pictures will travel."""
         await asyncio.wait_for(self._channel.channel_ready(), _OPEN_S)
-        if self._arm.way != "shared":
+        if self._arm.way == "message":
             return "in the message"
         self._lane.open(self._stub, self._channel)
         deadline = time.monotonic() + _OPEN_S
@@ -96,7 +99,7 @@ class Asker:
         number = self._sent % _PICTURES
         now = time.monotonic_ns()
         frames = [Frame(c, self._sent, now, pictures[number]) for c, pictures in self._pictures.items()]
-        placed: Placed | None = self._lane.place(frames) if self._arm.way == "shared" else None
+        placed: Placed | None = self._lane.place(frames) if self._arm.way != "message" else None
         request = pb.InferRequest(
             request_id=self._sent,
             session=self._arm.session,
@@ -111,13 +114,27 @@ class Asker:
         else:
             request.images.extend(encode_image(f.camera, f.image, f.seq, f.t_ns) for f in frames)
         try:
-            response: pb.InferResponse = await self._stub.Infer(request, timeout=self._arm.budget_ms / 1e3)
-            return response
+            return await (self._streamed(request) if self._arm.way == "stream" else self._unary(request))
         finally:
             self._lane.release(placed)
 
+    async def _unary(self, request: pb.InferRequest) -> pb.InferResponse:
+        response: pb.InferResponse = await self._stub.Infer(request, timeout=self._arm.budget_ms / 1e3)
+        return response
+
+    async def _streamed(self, request: pb.InferRequest) -> pb.InferResponse:
+        if self._stream is None:
+            self._stream = self._stub.InferStream()
+        await self._stream.write(request)
+        response: pb.InferResponse = await self._stream.read()
+        if response.status:
+            raise UsageError(f"the policy server answered: {response.reason}")
+        return response
+
     async def close(self) -> None:
         """Give everything back."""
+        if self._stream is not None:
+            self._stream.cancel()
         await self._lane.close()
         await self._channel.close(None)
 

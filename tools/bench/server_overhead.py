@@ -19,7 +19,7 @@ from policies.keys import TrustStore
 from policies.session import OnnxSession
 from tools.bench.act_bundle import Served
 from tools.bench.common import quantile
-from tools.bench.server_client import Arm, Asker
+from tools.bench.server_client import WAYS, Arm, Asker
 from tools.bench.server_peer import Client as PickleClient
 from tools.children import Child
 from tools.progress import Update
@@ -47,10 +47,7 @@ async def overhead(setting: Setting, address: str, directory: Path, progress: Up
     arguments = ["tools.bench.server_peer", str(peer_socket), str(setting.served.bundle)]
     arguments += [str(setting.served.trust), setting.precision, str(setting.threads)]
     peer = Child("pickling peer", arguments, directory / "peer.log")
-    askers = {
-        way: Asker(Arm(address, f"overhead {way}", way, 0.0, 1.0, _BUDGET_MS))
-        for way in ("shared", "message")
-    }
+    askers = {way: Asker(Arm(address, f"overhead {way}", way, 0.0, 1.0, _BUDGET_MS)) for way in WAYS}
     pickling: PickleClient | None = None
     try:
         peer.wait_for_socket(peer_socket)
@@ -74,7 +71,7 @@ async def _measure(
     session = OnnxSession(bundle, setting.precision, setting.threads)
     pictures = askers["shared"].pictures
     state = np.zeros((1, 6), np.float32)
-    times: dict[str, list[float]] = {way: [] for way in ("bare", "shared", "message", "pickled", "exec")}
+    times: dict[str, list[float]] = {way: [] for way in ("bare", *WAYS, "pickled", "exec")}
     for turn in range(_WARM + setting.rounds):
         images = {name: stack[turn % len(stack)][None] for name, stack in pictures.items()}
         took: dict[str, float] = {}
@@ -103,8 +100,9 @@ def _figures(times: dict[str, list[float]]) -> dict[str, Any]:
     return {
         "rounds": len(times["bare"]),
         **{f"{way}_ms_p50": median for way, median in medians.items()},
-        **{f"{way}_ms_p99": quantile(times[way], 99) for way in ("bare", "shared", "message", "pickled")},
-        "overhead_ms": round(medians["shared"] - bare, 3),
+        **{f"{way}_ms_p99": quantile(times[way], 99) for way in ("bare", *WAYS, "pickled")},
+        "overhead_ms": round(medians["stream"] - bare, 3),
+        "unary_overhead_ms": round(medians["shared"] - bare, 3),
         "message_overhead_ms": round(medians["message"] - bare, 3),
         "pickled_overhead_ms": round(medians["pickled"] - bare, 3),
     }
