@@ -14,6 +14,7 @@ from runtime.chunks import is_finite, is_older, overlap_error, ramp
 from runtime.nouns import ActionChunk, Vector
 
 LONGEST = 1024
+FITS = 2  # ticks
 
 
 class EnsemblePlayer:
@@ -23,6 +24,7 @@ class EnsemblePlayer:
     for each coming tick, so a chunk costs one pass over its rows whatever the number of chunks, and nothing
     is kept of it. Rows of ticks already played are left out. Chunks of another version are never averaged
     with the old one's: they begin a new ensemble, into which the old one's plan fades over ``blend`` ticks.
+    So does every chunk while answers take longer than ``FITS`` ticks: a mean of old plans is of no use.
     Raises ValueError on a bad argument.
     """
 
@@ -34,6 +36,7 @@ class EnsemblePlayer:
         self._weights = np.exp(-decay * np.arange(LONGEST))
         self._every = every
         self._ramp = ramp(blend)
+        self._expected = 0
         self.reset()
 
     def reset(self) -> None:
@@ -64,7 +67,8 @@ class EnsemblePlayer:
         return self._overlap_error
 
     def expect(self, ticks: int) -> None:
-        """A slow answer changes nothing here: the next one is asked for as soon as may be."""
+        """How many ticks an answer takes at present; 0 when it comes in the tick that asked."""
+        self._expected = ticks
 
     def wants(self, tick: int) -> bool:
         """Whether an observation of this tick should be sent for a new chunk."""
@@ -77,7 +81,8 @@ class EnsemblePlayer:
         if not 0 <= skip < rows or is_older(chunk, self._chunk) or not is_finite(chunk):
             self._dropped += 1
             return False
-        if self._chunk is not None and chunk.version != self._chunk.version:
+        other = self._chunk is not None and chunk.version != self._chunk.version
+        if other or self._expected > FITS:
             self._begin_fade(tick)
         self._add(chunk.actions[skip:rows].astype(np.float64), tick)
         self._overlap_error = overlap_error(self._chunk, chunk)

@@ -58,6 +58,16 @@ def test_versions_are_never_averaged_but_fade():
     assert not player.offer(ActionChunk(ones, 5, 0, "a", 1, 1.0), 5), "an older epoch"
 
 
+def test_where_answers_are_slow_the_newest_alone_counts():
+    rng = np.random.default_rng(2)
+    player = EnsemblePlayer(0.01, blend=2)
+    player.expect(3)
+    first, second = chunk(0, rng), chunk(4, rng)
+    player.offer(first, 3)
+    player.offer(second, 7)
+    np.testing.assert_allclose(player.action(9), second.actions[5], atol=1e-9)
+
+
 def test_what_cannot_be_used_is_dropped():
     rng = np.random.default_rng(0)
     player = EnsemblePlayer(0.01)

@@ -6,22 +6,19 @@ import asyncio
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 
-from hal.types import Frame, JointState
+from hal.types import Frame
 from protos.codec import decode_image, decode_tensor, encode_tensor
 from protos.ratchet.v1 import policy_pb2 as pb
-from protos.ratchet.v1 import policy_pb2_grpc
 from runtime.chunks import ChunkPlayer
-from runtime.nouns import Observation
+from runtime.nouns import ActionChunk
 from runtime.policy_client import PolicyClient
 from runtime.policy_types import (
     PolicyClientError,
@@ -30,79 +27,8 @@ from runtime.policy_types import (
     PolicyTimeoutError,
     PolicyUnavailableError,
 )
-
-Spoil = Callable[[pb.InferResponse], None]
-
-
-class Scripted(policy_pb2_grpc.PolicyServiceServicer):
-    """Answers with ones; `spoil` changes the answer, `delay_s` and `refusal` do what they say."""
-
-    def __init__(self) -> None:
-        self.requests: list[pb.InferRequest] = []
-        self.cameras = ["front"]
-        self.epoch = 1
-        self.delay_s = 0.0
-        self.refusal: tuple[grpc.StatusCode, str] | None = None
-        self.spoil: Spoil | None = None
-
-    async def Infer(self, request: pb.InferRequest, context: Any) -> pb.InferResponse:
-        self.requests.append(request)
-        await asyncio.sleep(self.delay_s)
-        if self.refusal is not None:
-            await context.abort(*self.refusal)
-        response = pb.InferResponse(
-            request_id=request.request_id,
-            tick=request.tick,
-            actions=encode_tensor(np.ones((8, 6), dtype=np.float32)),
-            features=encode_tensor(np.zeros(4, dtype=np.float32)),
-            version="abc",
-            epoch=self.epoch,
-            exec_ms=1.5,
-        )
-        if self.spoil is not None:
-            self.spoil(response)
-        return response
-
-    async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusResponse:
-        slots = [pb.Slot(version="abc", active=True, chunk=8, cameras=self.cameras)] if self.cameras else []
-        if request.manifests and slots:
-            slots[0].manifest_json = '{"monitors": null}'
-        return pb.StatusResponse(slots=slots, epoch=self.epoch, served=len(self.requests))
-
-    async def Swap(self, request: pb.SwapRequest, context: Any) -> pb.SwapResponse:
-        if request.version != "def":
-            await context.abort(grpc.StatusCode.NOT_FOUND, "bundle is not loaded; load it first")
-        return pb.SwapResponse(version="def", previous="abc", epoch=self.epoch + 1, swap_ms=0.1)
-
-
-class Bench:
-    """A scripted server that can be stopped and started again at the same address, and a client."""
-
-    def __init__(self, folder: str) -> None:
-        self.address = f"unix:{folder}/s"
-        self.service = Scripted()
-        self.client = PolicyClient(self.address, timeout_s=2.0)
-        self._server: grpc.aio.Server | None = None
-
-    async def start(self) -> None:
-        self._server = grpc.aio.server()
-        policy_pb2_grpc.add_PolicyServiceServicer_to_server(self.service, self._server)
-        self._server.add_insecure_port(self.address)
-        await self._server.start()
-
-    async def stop(self) -> None:
-        if self._server is not None:
-            await self._server.stop(None)
-            self._server = None
-
-    async def until(self, done: Callable[[], bool], tick: int = 0) -> None:
-        """Run the loop's side of things until something holds."""
-        end = time.monotonic() + 20
-        while not done():
-            assert time.monotonic() < end, f"never came; last error {self.client.last_error}"
-            self.client.begin(observe(tick))
-            await asyncio.sleep(0.01)
-            self.client.take()
+from tests.runtime.scripted_policy import Bench, Spoil, observe
+from tests.runtime.waiting import eventually
 
 
 @pytest.fixture
@@ -113,16 +39,6 @@ async def bench() -> AsyncIterator[Bench]:
         yield bench
         await bench.client.close()
         await bench.stop()
-
-
-def observe(tick: int, cameras: tuple[str, ...] = ("front", "wrist")) -> Observation:
-    zeros = np.zeros(6)
-    joints = JointState(
-        tick, tick, zeros + 0.1, zeros, zeros, zeros, zeros,
-        np.zeros(6, np.uint8), np.zeros(6, bool), np.zeros(6, np.int64),
-    )  # fmt: skip
-    image = np.full((4, 6, 3), 7, dtype=np.uint8)
-    return Observation(tick, 1000 + tick, joints, zeros, {c: Frame(c, 3, 990, image) for c in cameras})
 
 
 async def test_an_observation_becomes_a_chunk_and_only_the_wanted_cameras_travel(bench: Bench):
@@ -356,3 +272,32 @@ def test_the_client_needs_no_torch():
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+async def test_a_dead_connection_is_noticed_although_nothing_is_asked(bench: Bench) -> None:
+    with tempfile.TemporaryDirectory(prefix="pw") as folder:
+        async with Wedge(folder, bench.address) as wedge:
+            client = PolicyClient(wedge.address, timeout_s=0.2)
+            await client.infer(observe(1))
+            wedge.stick()
+            beating = asyncio.create_task(client.heartbeat())
+            await eventually(lambda: client.failures > 0)
+            assert isinstance(client.last_error, PolicyTimeoutError)
+            beating.cancel()
+            await client.close()
+
+
+async def test_an_overdue_answer_is_asked_for_again_and_the_newer_one_counts(bench: Bench) -> None:
+    for tick in range(12):
+        assert bench.client.begin(observe(tick))
+        await eventually(lambda: bench.client.take() is not None)
+    bench.service.delay_s = 30.0
+    assert bench.client.begin(observe(20))
+    await asyncio.sleep(0.05)
+    bench.service.delay_s = 0.0
+    chunks: list[ActionChunk] = []
+    await eventually(lambda: bench.client.begin(observe(21)))
+    await eventually(lambda: chunks.extend(filter(None, [bench.client.take()])) or bool(chunks))
+    assert chunks[0].start_tick == 21
+    assert bench.client.failures == 0
+    assert not bench.client.in_flight
