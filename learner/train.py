@@ -25,7 +25,7 @@ from learner.config import TrainConfig
 from learner.data import Dataset
 from learner.device import pick_device, use_bf16, use_tf32
 from learner.diverged import diverged
-from learner.errors import CheckpointError, DivergedError, StoppedError
+from learner.errors import DivergedError, StoppedError
 from learner.images import jitter
 from learner.loader.batch import Batch, Samples, Window
 from learner.loader.loader import Loader
@@ -33,6 +33,7 @@ from learner.loader.sampler import Part, Sampler
 from learner.model import fresh
 from learner.optimiser import clip_gradients, make_optimiser, set_rate
 from learner.recompute import recompute
+from learner.run_state import restore, tensors_of
 from learner.watch import Alarm, LossWatch
 from policies.act import ACT
 from policies.config import NormStats
@@ -284,41 +285,16 @@ class Trainer:
                 f"a weight is not finite after step {done}",
                 "lower the learning rate; the last checkpoint is intact",
             )
-        writer.save(self._tensors(), done)
-
-    def _tensors(self) -> dict[str, torch.Tensor]:
-        names = {p: n for n, p in self.model.named_parameters()}
-        out = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        out |= {f"average.{k}": v for k, v in self.average.model.state_dict().items()}
-        for parameter, state in self.optimizer.state.items():
-            out |= {f"optimizer.{names[parameter]}.{k}": v for k, v in state.items()}
-        return out | {"watch": self.watch.state()}
+        writer.save(tensors_of(self.model, self.average, self.optimizer, self.watch), done)
 
     def _resume(self, folder: Path | None) -> int:
         found = load_checkpoint(folder, self.fingerprint) if folder is not None else None
         if found is None:
             return 0
         tensors, step = found
-        try:
-            self.model.load_state_dict(_under(tensors, "model."))
-            self.average.model.load_state_dict(_under(tensors, "average."))
-            self.watch.load(tensors["watch"])
-            for name, parameter in self.model.named_parameters():
-                state = _under(tensors, f"optimizer.{name}.")
-                self.optimizer.state[parameter] = {
-                    k: v.to(self.device) if v.dim() == 0 else torch.empty_like(parameter).copy_(v)
-                    for k, v in state.items()
-                }
-        except (RuntimeError, KeyError) as error:
-            raise CheckpointError(
-                f"checkpoint in {folder} does not fit the network", "delete it to start afresh"
-            ) from error
+        restore(tensors, self.model, self.average, self.optimizer, self.watch)
         log.info("training.resumed step=%d", step)
         return step
-
-
-def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _mix(seed: int, step: int) -> int:

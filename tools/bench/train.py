@@ -87,10 +87,12 @@ def _full(rounds: int, with_compile: bool) -> dict[str, Any]:
     }
     say("each technique by itself, at the sizes of this network")
     figures["parts_ms"] = train_parts.parts(ours, rounds)
-    gigaflops, products = train_parts.products(ours.model.config, BATCH)
+    gigaflops = train_parts.fastest_product(torch.float32)
+    products = train_parts.multiplied(ours.model.config, BATCH)
     figures |= {
         "products_gflop": round(products, 1),
-        "best_gflop_per_s": round(gigaflops, 1),
+        "best_gflop_per_s": gigaflops,
+        "best_bf16_gflop_per_s": train_parts.fastest_product(torch.bfloat16),
         "products_at_best_ms": round(1e3 * products / gigaflops, 1),
         "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
     }

@@ -76,15 +76,19 @@ def parts(ours: Trainer, rounds: int) -> dict[str, dict[str, float]]:
     return out
 
 
-def products(config: ACTConfig, batch: int) -> tuple[float, float]:
-    """(GFLOP/s of the fastest matrix product here, GFLOP of an eager step's products and convolutions)."""
-    side = 2048
-    a, b = torch.randn(side, side), torch.randn(side, side)
-    best = 0.0
-    for _ in range(8):
+def fastest_product(kind: torch.dtype) -> float:
+    """GFLOP/s of the fastest product of two square matrices of ``kind`` on this processor."""
+    side, best = 1024, 0.0
+    a, b = torch.randn(side, side).to(kind), torch.randn(side, side).to(kind)
+    for _ in range(12):
         began = time.perf_counter()
         a @ b
         best = max(best, 2e-9 * side**3 / (time.perf_counter() - began))
+    return round(best, 1)
+
+
+def multiplied(config: ACTConfig, batch: int) -> float:
+    """GFLOP of the products and convolutions of an eager step, forward and back."""
     pixels = sum(h * w for h, w in (config.image_size(c) for c in config.cameras))
     backbone = 1.814e9 / 224**2 * pixels  # multiplications of ResNet-18 at 224², He et al. 2015, table 1
     layer = 4 * config.dim**2 + 2 * config.dim * config.ffn
@@ -92,7 +96,7 @@ def products(config: ACTConfig, batch: int) -> tuple[float, float]:
     encoders = layer * (config.encoder_layers * memory + config.vae_layers * (config.chunk + 2))
     crossed = layer + 2 * config.dim**2  # the keys and values of the memory come on top
     decoder = config.decoder_layers * (crossed * config.chunk + 2 * config.dim**2 * (memory + config.chunk))
-    return best, 2e-9 * 3 * batch * (backbone + encoders + decoder)
+    return 2e-9 * 3 * batch * (backbone + encoders + decoder)
 
 
 def _both(forward: Any, *inputs: Tensor) -> Any:
