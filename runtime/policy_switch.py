@@ -107,6 +107,11 @@ class PolicySwitch:
         return self._local if self._on_local and self._local is not None else self._remote
 
     @property
+    def clients(self) -> dict[str, PolicyClient]:
+        """Both, by what they are to the robot."""
+        return dict(zip(("remote", "local"), self._clients, strict=False))
+
+    @property
     def on_local(self) -> bool:
         """Whether the local server has taken over."""
         return self._on_local

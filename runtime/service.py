@@ -29,7 +29,7 @@ from runtime.errors import BusProcessError
 from runtime.exclusive import exclusive, require_free_socket
 from runtime.fallback import FallbackServer
 from runtime.fleet.agent import FleetAgent
-from runtime.health import HealthBoard, HealthServer
+from runtime.health import HealthBoard, HealthServer, Metric
 from runtime.loop import ControlLoop
 from runtime.loop_metrics import loop_metrics
 from runtime.loop_stats import TickLog
@@ -37,6 +37,7 @@ from runtime.monitors import MonitorBank
 from runtime.notify import Notifier, Watchdog, watchdog_period_s
 from runtime.policy_client import PolicyClient
 from runtime.policy_log import PolicyLog
+from runtime.policy_metrics import policy_metrics
 from runtime.policy_switch import PolicySwitch, flag_evidence
 from runtime.preroll import Preroll
 from runtime.realtime import IdleCollector, favoured_pool, make_realtime
@@ -353,7 +354,11 @@ def _cycles(handle: BusHandle) -> int:
     return -1 if sample is None else sample.cycles
 
 
+def _metrics(parts: _Parts) -> list[Metric]:
+    return [*loop_metrics(parts.loop), *policy_metrics(parts.policy)]
+
+
 def _health_server(config: RobotConfig, parts: _Parts) -> HealthServer | None:
     if config.health is None:
         return None
-    return HealthServer(config.health, parts.board, lambda: loop_metrics(parts.loop), parts.robot)
+    return HealthServer(config.health, parts.board, lambda: _metrics(parts), parts.robot)

@@ -10,6 +10,7 @@ import pytest
 
 from runtime.nouns import ActionChunk
 from runtime.policy_client import PolicyClient
+from runtime.policy_metrics import policy_metrics
 from runtime.policy_switch import Change, PolicySwitch
 from runtime.policy_types import PolicyUnavailableError
 from tests.runtime.scripted_policy import Bench, observe
@@ -63,6 +64,10 @@ async def test_there_and_back_with_rising_epochs_and_a_word_each(two: Two) -> No
     await two.until_version("local")
     assert two.switch.on_local
     assert "own policy server" in two.switch.describe()
+    metrics = {(m.name, m.labels.get("server")): m.value for m in policy_metrics(two.switch)}
+    assert metrics["policy_local", None] == metrics["policy_changes_total", None] == 1
+    assert metrics["policy_failures_total", "remote"] >= 1
+    assert metrics["policy_pictures_sent_total", "local"] >= 1
     await two.remote.start()
     await two.until_version("abc")
     assert [change.local for change in two.changes] == [True, False]

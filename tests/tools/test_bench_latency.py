@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -48,7 +50,7 @@ def test_the_naive_client_stands_still_while_it_asks() -> None:
     assert [player.wants(tick) for tick in (8, 9)] == [False, True]
 
 
-def row(condition: Condition, seed: int, success: bool, seam: float) -> dict[str, object]:
+def row(condition: Condition, seed: int, success: bool, seam: float) -> dict[str, Any]:
     jerks = {"seam": seam, "seam_ticks": 1, "interior": 4.0, "interior_ticks": 1}
     return {"condition": condition.name, "seed": seed, "success": success, "ticks": 90, "asked": 6, **jerks}
 
