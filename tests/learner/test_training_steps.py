@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from learner.compiled import compiled
 from learner.config import JitterConfig, TrainConfig, WatchConfig
 from learner.data import Dataset
 from learner.device import pick_device, use_tf32
-from learner.errors import DivergedError
+from learner.errors import DivergedError, StoppedError
 from learner.finetune import Joined
 from learner.loader.sampler import Part
 from learner.model import act_config, build_model, norm_stats
@@ -72,7 +73,7 @@ def test_a_poisoned_episode_is_named_and_the_last_checkpoint_stays(
     dataset: Dataset, tmp_path: Path, value: float, said: str, accumulate: int
 ) -> None:
     config = tiny_config(
-        steps=400, batch=4, accumulate=accumulate, warmup=2, checkpoint_every=1, watch={"window": 10}
+        steps=400, batch=4, accumulate=accumulate, warmup=2, checkpoint_every=4, watch={"window": 10}
     )
     run = trainer(poisoned(value), config, stats_of=dataset)
     hit = next(n for n in range(400) if np.isin(_touching(run), run.sampler.indices(n).numpy()).any())
@@ -90,7 +91,7 @@ def test_a_poisoned_episode_is_named_and_the_last_checkpoint_stays(
     assert len(report["batch"]) == 4, "the batch itself, not the others of the step"
     assert report["step"] >= hit // accumulate
     found = load_checkpoint(tmp_path, run.fingerprint)
-    assert (found[1] if found else 0) == report["step"]
+    assert (found[1] if found else 0) == report["step"] // 4 * 4
     assert all(bool(torch.isfinite(p).all()) for p in run.model.parameters())
 
 
@@ -141,6 +142,28 @@ def test_without_a_compiler_the_network_runs_as_it_is_and_says_so(
     monkeypatch.setattr("learner.compiled.shutil.which", lambda name: None)
     assert compiled(model, "on", cpu, 10) is model
     assert "g++" in caplog.text
+
+
+def test_a_compiled_run_is_continued_to_the_bit_under_the_same_names(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Traced and called as torch.compile does it, without the minutes that its C++ takes.
+    traced = functools.partial(torch.compile, backend="eager")
+    monkeypatch.setattr("learner.compiled.torch.compile", traced)
+    monkeypatch.setattr("learner.compiled.shutil.which", lambda name: name)
+    config = tiny_config(steps=6, checkpoint_every=3, compile="on", model=network(dropout=0.1))
+    straight = train(dataset, config)
+
+    def leave() -> bool:
+        return (tmp_path / "checkpoint.safetensors").exists()
+
+    with pytest.raises(StoppedError):
+        train(dataset, config, folder=tmp_path, stop=leave)
+    resumed = train(dataset, config, folder=tmp_path)
+    plain = build_model(act_config(dataset, config.model), 0).state_dict()
+    for name, value in straight.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+        assert name in plain
 
 
 def test_tf32_is_only_borrowed() -> None:
