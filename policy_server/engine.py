@@ -31,8 +31,7 @@ from policy_server.engine_wire import Exchange, Message, receive, send
 from policy_server.errors import ServerError
 from policy_server.proving import prove
 
-_PR_SET_PDEATHSIG = 1
-_LOADING_NICE = 10  # behind the inference that goes on meanwhile
+_LOADING_NICE = 19  # the inference that goes on meanwhile comes first
 
 
 class Engine:
@@ -131,7 +130,7 @@ def _behind(work: Callable[[], Message], quietly: bool) -> Message:
 
     def first() -> None:
         if quietly:
-            os.setpriority(os.PRIO_PROCESS, 0, min(os.getpriority(os.PRIO_PROCESS, 0) + _LOADING_NICE, 19))
+            os.setpriority(os.PRIO_PROCESS, 0, _LOADING_NICE)
 
     with ThreadPoolExecutor(1, "loader", initializer=first) as thread:
         return thread.submit(work).result()
@@ -175,16 +174,10 @@ def _give_memory_back() -> None:
         trim(0)
 
 
-def _end_with_the_server() -> None:
-    """Also while stopped, when the end of the socket would go unnoticed (PR_SET_PDEATHSIG, prctl(2))."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0 once the server has gone."""
     parser = argparse.ArgumentParser(prog="python -m policy_server.engine", description=__doc__)
     parser.add_argument("fd", type=int, help="socket to the server that started this")
-    _end_with_the_server()
     # Ctrl-C is for the server, which ends this by closing the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=parser.parse_args(argv).fd) as end:

@@ -26,7 +26,6 @@ from policies.manifest import Manifest
 from policies.session import ChunkResult, Floats, Pixels, check_inputs
 from policy_server.config import Backend, ServerConfig
 from policy_server.engine_wire import MAX_BATCH, Exchange, Message, exchange_bytes, receive, send
-from policy_server.yielding import Behind
 
 _OPEN_S = 120.0
 _LOAD_S = 600.0  # torch.compile, on a small machine that is busy
@@ -34,8 +33,6 @@ _INFER_S = 10.0
 _IDLE_S = 600.0  # spare time may be rare
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _ENDED: list[subprocess.Popen[bytes]] = []  # killed, not yet waited for
-
-BEHIND = Behind()
 
 
 class EngineError(PolicyError):
@@ -85,8 +82,7 @@ class EngineProcess:
 
     def open(self, path: Path, trust: Path) -> Opened:
         """Have the bundle verified. Raises PolicyError with the reason."""
-        with BEHIND.working(self.pid):
-            reply = self.ask({"op": "open", "path": str(path), "trust": str(trust)}, _OPEN_S)
+        reply = self.ask({"op": "open", "path": str(path), "trust": str(trust)}, _OPEN_S)
         manifest = Manifest.from_bytes(reply["manifest"].encode())
         return Opened(manifest, reply["content_id"], reply["signer"])
 
@@ -107,8 +103,7 @@ class EngineProcess:
                 "warm_runs": config.warm_runs,
                 "max_batch": min(config.max_batch, MAX_BATCH),
             }
-            with BEHIND.working(self.pid):
-                reply = self.ask(request, _LOAD_S, fd)
+            reply = self.ask(request, _LOAD_S, fd)
             exchange = Exchange(fd, opened.manifest)
         finally:
             os.close(fd)
@@ -190,9 +185,7 @@ class ProcessSession:
 
     def run(self, batch: int, idle: bool = False) -> ChunkResult:
         """Run what is `staged`. Raises EngineError when the process is gone."""
-        engine, request = self._engine, {"op": "infer", "batch": batch, "idle": idle}
-        with BEHIND.working(engine.pid) if idle else BEHIND.stand_still():
-            engine.ask(request, _IDLE_S if idle else _INFER_S)
+        self._engine.ask({"op": "infer", "batch": batch, "idle": idle}, _IDLE_S if idle else _INFER_S)
         return ChunkResult(_own(self._exchange.actions[:batch]), _own(self._exchange.features[:batch]))
 
     @property
