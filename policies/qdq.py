@@ -17,6 +17,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from policies.bias import Doubles, drift
+
 Floats = npt.NDArray[np.float32]
 
 COMPUTE = ("Conv", "Gemm", "MatMul")
@@ -139,8 +141,14 @@ def wanted(graph: Graph, chosen: Collection[str]) -> list[str]:
     return sorted(name for name in names if not graph.dequantised(name))
 
 
-def insert(graph: Graph, chosen: Collection[str], ranges: Mapping[str, Range]) -> None:
-    """Quantise the nodes named in ``chosen`` and what follows from them, in place."""
+def insert(
+    graph: Graph, chosen: Collection[str], ranges: Mapping[str, Range], means: Mapping[str, Doubles]
+) -> None:
+    """Quantise the nodes named in ``chosen`` and what follows from them, in place.
+
+    ``means`` (C,) of the channels that layers read, by tensor: what rounding a layer's weights adds to its
+    outputs on average is taken from its bias.
+    """
     nodes = [node for node in graph.compute() if node.name in chosen]
     follow = followers(graph, chosen)
     parameters = {name: ranges[name].parameters() for name in wanted(graph, chosen)}
@@ -150,7 +158,7 @@ def insert(graph: Graph, chosen: Collection[str], ranges: Mapping[str, Range]) -
     everywhere = {graph.result(n) for n in (*nodes, *follow) if n.op_type != "Gemm" and n.op_type != "MatMul"}
     inside = {node.name for node in (*nodes, *follow)}
     for node in nodes:
-        _weights(graph, node, parameters)
+        _weights(graph, node, parameters, means)
     for name, (scale, zero) in parameters.items():
         steps = _pair(graph, name, scale, zero)
         for reader in graph.readers.get(name, []):
@@ -175,7 +183,10 @@ def _rename(node: onnx.NodeProto, old: str, new: str) -> None:
 
 
 def _weights(
-    graph: Graph, node: onnx.NodeProto, parameters: Mapping[str, tuple[np.float32, np.uint8]]
+    graph: Graph,
+    node: onnx.NodeProto,
+    parameters: Mapping[str, tuple[np.float32, np.uint8]],
+    means: Mapping[str, Doubles],
 ) -> None:
     """Weights as int8 per output channel, the bias as int32 in the accumulator's scale.
 
@@ -196,12 +207,13 @@ def _weights(
         # A channel whose weights are all but zero still has a bias, which must fit the accumulator.
         scale = np.maximum(scale, np.abs(graph.value(node.input[2])) / (of_input * np.float32(2**24)))
     scale = np.maximum(scale, np.float32(1e-12))
-    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-    integers = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
+    steps = scale.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+    integers = np.clip(np.rint(weight / steps), -127, 127).astype(np.int8)
     node.input[1] = _stored(graph, f"{node.name}/weight", integers, scale, axis)
     if len(node.input) > 2 and node.input[2] in graph.weights:
         step = scale * of_input
-        bias = np.rint(graph.value(node.input[2]) / step).astype(np.int32)
+        added = drift(integers * steps - weight, means[source], last=axis > 0)
+        bias = np.rint((graph.value(node.input[2]) - added) / step).astype(np.int32)
         node.input[2] = _stored(graph, f"{node.name}/bias", bias, step, 0)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
+from policies.bias import Doubles, channel_means
 from policies.engine import session_options
 from policies.packing import pack
 from policies.pixels import fold_pixels
@@ -85,7 +86,7 @@ class Quantiser:
         fold_pixels(graph)
         self._model = graph.model
         nodes = [n for n in graph.compute() if len(n.input) > 1 and n.input[1] in graph.weights]
-        self._ranges, sizes = _calibrate(graph, {node.name for node in nodes}, feeds)
+        self._ranges, sizes, self._means = _calibrate(graph, nodes, feeds)
         self.blocks = _blocks(graph, nodes, sizes)
         """Every block, in the graph's order."""
 
@@ -94,7 +95,7 @@ class Quantiser:
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
         graph = Graph(model)
-        insert(graph, {name for block in blocks for name in block.nodes}, self._ranges)
+        insert(graph, {name for block in blocks for name in block.nodes}, self._ranges, self._means)
         pack(graph)
         data: bytes = model.SerializeToString()
         return data
@@ -161,10 +162,11 @@ def _prepared(source: Path) -> onnx.ModelProto:
 
 
 def _calibrate(
-    graph: Graph, chosen: Collection[str], feeds: Sequence[Feed]
-) -> tuple[dict[str, Range], dict[str, float]]:
-    """Range of every tensor that ``chosen`` nodes need, and its values per observation."""
-    names = wanted(graph, chosen)
+    graph: Graph, nodes: Sequence[onnx.NodeProto], feeds: Sequence[Feed]
+) -> tuple[dict[str, Range], dict[str, float], dict[str, Doubles]]:
+    """Range of each tensor that ``nodes`` need, values per observation; channel means of what they read."""
+    read = {node.input[0] for node in nodes}
+    names = sorted({*wanted(graph, {node.name for node in nodes}), *read})
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
@@ -172,6 +174,7 @@ def _calibrate(
     low = dict.fromkeys(names, float("inf"))
     high = dict.fromkeys(names, float("-inf"))
     count = dict.fromkeys(names, 0.0)
+    means: dict[str, list[Doubles]] = {name: [] for name in read}
     rows = 0
     for feed in feeds:
         rows += len(next(iter(feed.values())))
@@ -179,7 +182,13 @@ def _calibrate(
             low[name] = min(low[name], float(value.min()))
             high[name] = max(high[name], float(value.max()))
             count[name] += value.size
-    return {n: Range(low[n], high[n]) for n in names}, {n: count[n] / rows for n in names}
+            if name in read:
+                means[name].append(channel_means(value))
+    return (
+        {n: Range(low[n], high[n]) for n in names},
+        {n: count[n] / rows for n in names},
+        {n: np.mean(found, axis=0) for n, found in means.items()},
+    )
 
 
 def _blocks(graph: Graph, nodes: Sequence[onnx.NodeProto], sizes: Mapping[str, float]) -> list[Block]:

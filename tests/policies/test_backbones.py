@@ -134,7 +134,7 @@ def lite0(tmp_path_factory: pytest.TempPathFactory, key: KeyPair) -> Bundle:
     for net in model.backbones():
         net.load_state_dict(waves(net))
     out = tmp_path_factory.mktemp("lite0") / "bundle"
-    return export_bundle(model, normaliser, out, key, BundleMeta(name="lite0"), [make_batch(LITE0, 6)])
+    return export_bundle(model, normaliser, out, key, BundleMeta(name="lite0"), [make_batch(LITE0, 3)])
 
 
 def test_its_bundle_agrees_in_every_form(lite0: Bundle) -> None:
