@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +22,8 @@ BUDGET = 5.0
 BUDGETED = ("640x480", "320x240")
 FORMS = ("eager", "compile", "onnx_fp32", "onnx_int8")
 LEAST_ROUNDS = 10
+PAUSE_S = 0.005
+"""Between runs, as between a server's requests: the threads of the form before have stopped spinning."""
 
 EXAMPLES = """
 \b
@@ -53,7 +55,8 @@ def command(
     """The published ACT (51.6 M), untrained, two cameras, batch 1: eager, compiled, ONNX float32 and int8.
 
     Each form takes uint8 frames and gives joint goals; eager pays its own conversion, as LeRobot's users
-    do. All are run in turn, the order turning too. Errors are against float64, over four
+    do. All are run in turn, the order turning too; so is int8 on one thread, on all, and on all with
+    spinning. Errors are against float64, over four
     observations, in standard deviations of the action: the mean, and the largest beside it.
     Last, the same over EfficientNet-Lite0, 640x480.
     """
@@ -100,13 +103,12 @@ def _size(
 
     say(f"{name}: exporting and quantising")
     made = prepare(shape, threads, spinning, compile, root)
-    times: dict[str, list[float]] = {form: [] for form in made.run}
     say(f"{name}: measuring")
-    _rounds(made.run, times, seconds)
+    times = _rounds({**made.run, **made.settings}, seconds)
     row: dict[str, Any] = {"rounds": len(times["eager"])}
     for form in FORMS:
-        found = times.get(form)
-        row[f"{form}_ms"] = {"p50": quantile(found, 50), "p99": quantile(found, 99)} if found else None
+        row[f"{form}_ms"] = _spread(times[form]) if form in times else None
+    row["int8_settings_ms"] = {form: _spread(times[form]) for form in made.settings}
     row["error"] = made.errors
     speedup = quantile(times["eager"], 50) / quantile(times["onnx_int8"], 50)
     budget = BUDGET if name in BUDGETED else None
@@ -121,9 +123,14 @@ def _size(
     return row
 
 
-def _rounds(run: dict[str, Callable[[], object]], times: dict[str, list[float]], seconds: float) -> None:
-    """Every form once a round, each round beginning with another."""
+def _spread(times: list[float]) -> dict[str, float]:
+    return {"p50": quantile(times, 50), "p99": quantile(times, 99)}
+
+
+def _rounds(run: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
+    """Milliseconds of every form once a round, each round beginning with another, after three to warm up."""
     forms = list(run)
+    times: dict[str, list[float]] = {form: [] for form in forms}
     for form in forms:
         for _ in range(3):
             run[form]()
@@ -132,7 +139,9 @@ def _rounds(run: dict[str, Callable[[], object]], times: dict[str, list[float]],
     while turn < LEAST_ROUNDS or time.perf_counter() < until:
         for i in range(len(forms)):
             form = forms[(turn + i) % len(forms)]
+            time.sleep(PAUSE_S)
             begun = time.perf_counter()
             run[form]()
             times[form].append((time.perf_counter() - begun) * 1e3)
         turn += 1
+    return times

@@ -30,9 +30,11 @@ _TESTED = 4
 
 @dataclass(frozen=True, slots=True)
 class Forms:
-    """``run`` infers once from one fixed observation; ``errors`` by form; what was ``left_out`` and why."""
+    """``run`` infers once from one fixed observation, ``settings`` the int8 form under other settings;
+    ``errors`` by form; what was ``left_out`` and why."""
 
     run: dict[str, Callable[[], object]]
+    settings: dict[str, Callable[[], object]]
     errors: dict[str, dict[str, float]]
     scheme: str
     left_out: dict[str, str]
@@ -94,6 +96,12 @@ def _forms(
         "onnx_int8": OnnxSession(bundle, "int8", threads, spinning),
     }
 
+    others = {
+        f"threads_{count}{'_spinning' if spins else ''}": OnnxSession(bundle, "int8", count, spins)
+        for count, spins in ((1, False), (threads, False), (threads, True))
+    }
+    sessions |= others
+
     def infer(form: str, row: int) -> np.ndarray[Any, Any]:
         if form in sessions:
             pictures = {name: value[row : row + 1] for name, value in batch.images.items()}
@@ -103,9 +111,10 @@ def _forms(
 
     with torch.inference_mode():
         truth = [exact(*_tensors(exact, batch, row)).numpy() for row in range(_TESTED)]
-    run = {form: _bound(infer, form) for form in (*torched, *sessions)}
-    errors = {form: _distance([infer(form, row) for row in range(_TESTED)], truth) for form in run}
-    return Forms(run, errors, bundle.manifest.parity.int8_scheme, left_out)
+    bound = {form: _bound(infer, form) for form in (*torched, *sessions)}
+    settings = {form: bound.pop(form) for form in others}
+    errors = {form: _distance([infer(form, row) for row in range(_TESTED)], truth) for form in bound}
+    return Forms(bound, settings, errors, bundle.manifest.parity.int8_scheme, left_out)
 
 
 def _bound(infer: Callable[[str, int], object], form: str) -> Callable[[], object]:
