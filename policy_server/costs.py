@@ -23,7 +23,7 @@ _SMOOTHING = 0.2
 
 
 class BatchCosts:
-    """Expected time of a run by batch size; only the sizes that were measured are ever run.
+    """Expected time of a run by batch size, kept as a multiple of a run of one; only measured sizes are run.
 
     A backend that compiles for each new shape would otherwise do so under a moving arm.
     """
@@ -32,7 +32,9 @@ class BatchCosts:
         """``measured_ms`` by size, size 1 among them; None: nothing is known, one at a time is safe."""
         self.measured_ms = dict(sorted((measured_ms or {1: 0.0}).items()))
         self.sizes = _worth_it(self.measured_ms)
-        self._expected_ms = {size: self.measured_ms[size] for size in self.sizes}
+        one = self.measured_ms[1]
+        self._one_ms = one
+        self._times_one = {size: self.measured_ms[size] / one if one else 1.0 for size in self.sizes}
         # Of what was measured while loading, behind others, only the ratios can be relied on.
         self._recent = {size: deque[float](maxlen=_RECENT) for size in self.sizes}
         self.runs = dict.fromkeys(self.sizes, 0)
@@ -43,12 +45,13 @@ class BatchCosts:
         return self.sizes[-1]
 
     def fit(self, waiting: int) -> int:
-        """The largest size that pays and that so many requests fill."""
-        return max((size for size in self.sizes if size <= waiting), default=1)
+        """The size, of those that so many requests fill, at which an observation costs least by now."""
+        sizes = [size for size in self.sizes if size <= waiting]
+        return min(sizes, key=lambda size: (self._times_one[size] / size, -size), default=1)
 
     def expected_ns(self, size: int) -> int:
         """Time a run of that size will probably take; 0 while nothing is known."""
-        return round(self._expected_ms[size] * 1e6)
+        return round(self._one_ms * self._times_one[size] * 1e6)
 
     def fastest_ns(self) -> int:
         """The quickest that one observation was computed lately: no run will beat it. 0 before the first."""
@@ -56,8 +59,12 @@ class BatchCosts:
 
     def ran(self, size: int, exec_ms: float) -> None:
         """Learn from a run."""
-        before = self._expected_ms[size]
-        self._expected_ms[size] = exec_ms if before == 0 else before + _SMOOTHING * (exec_ms - before)
+        if size > 1:
+            self._times_one[size] += _SMOOTHING * (exec_ms / self._one_ms - self._times_one[size])
+        elif self.runs[1] == 0:
+            self._one_ms = exec_ms
+        else:
+            self._one_ms += _SMOOTHING * (exec_ms - self._one_ms)
         self._recent[size].append(exec_ms)
         self.runs[size] += 1
 

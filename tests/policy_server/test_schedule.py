@@ -133,6 +133,11 @@ def test_costs_are_learnt_and_hope_is_the_fastest_lately():
     assert costs.fastest_ns() == 30 * MS
     assert 29 * MS < costs.expected_ns(1) <= 30 * MS
     assert BatchCosts().fastest_ns() == 0
+    wrong = BatchCosts({1: 10.0, 2: 12.0})
+    for _ in range(20):
+        wrong.ran(2, 25.0)  # what was measured while loading does not hold
+    assert wrong.fit(2) == 1
+    assert 24 * MS < wrong.expected_ns(2) < 25.1 * MS
     assert "up to 2" in BatchCosts({1: 10.0, 2: 11.0}).describe()
 
 
