@@ -73,7 +73,7 @@ def command(
         child = Child("policy server", ["policy_server", "--config", str(config)], Path(temporary) / "log")
         try:
             child.wait_for_socket(Path(temporary) / "s", 120.0)
-            plan = _Plan(bundles, swaps, load_every, quiet_s, size)
+            plan = _Plan(bundles, swaps, load_every, quiet_s, size, isolation == "process")
             figures = uvloop.run(_measure(plan, f"unix:{temporary}/s", child.process.pid))
         finally:
             child.stop()
@@ -94,6 +94,7 @@ class _Plan:
     load_every: int
     quiet_s: float
     size: int
+    shadow: bool
 
 
 def _config(folder: Path, bundles: Bundles, backend: str, isolation: str) -> Path:
@@ -117,6 +118,7 @@ async def _measure(plan: _Plan, address: str, pid: int) -> dict[str, Any]:
         await arm.answered(10)
         arm.begin("quiet")
         await asyncio.sleep(plan.quiet_s)
+        shadow = await _shadow(plan, stub, arm) if plan.shadow else None
         arm.begin("swaps")
         seen = await _operate(plan, stub, pid, arm)
         arm.end()
@@ -124,7 +126,24 @@ async def _measure(plan: _Plan, address: str, pid: int) -> dict[str, Any]:
         driving.cancel()
         await asyncio.wait([driving])
         await arm.close()
-    return _report(plan, arm, seen, status)
+    return {**_report(plan, arm, seen, status), "shadow": shadow}
+
+
+async def _shadow(plan: _Plan, stub: Any, arm: Arm) -> dict[str, Any]:
+    """The same quiet seconds with a second bundle on every observation that it has time for."""
+    arm.end()
+    bundle = str(plan.bundles.good[1].path)
+    await stub.Shadow(pb.ShadowRequest(bundle=bundle, seconds=3600), timeout=300)
+    arm.begin("shadow")
+    await asyncio.sleep(plan.quiet_s)
+    arm.end()
+    found = await stub.Shadow(pb.ShadowRequest(stop=True), timeout=60)
+    counts = {
+        "compared": found.compared,
+        "skipped": found.skipped,
+        "exec_ms_p50": round(found.exec_ms_p50, 2),
+    }
+    return {**counts, "client": arm.phases["shadow"].figures()}
 
 
 async def _operate(plan: _Plan, stub: Any, pid: int, arm: Arm) -> Swaps:
