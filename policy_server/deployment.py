@@ -63,7 +63,7 @@ class Deployment:
         for place in [place for place in places if place is not None]:
             try:
                 loaded = await self._load(place.path, place.backend)
-                self._refuse_barred(loaded.slot.version)
+                self._refuse_barred(loaded.slot.version, f"serve another, or move {config.state} away")
             except ServerError as error:
                 log.warning("deployment.passed_over path=%s reason=%s", place.path, error)
                 refusal = refusal or error
@@ -223,11 +223,11 @@ class Deployment:
         log.warning("deployment.rolled_back version=%s to=%s reason=%s", version, serving.slot.version, why)
         return serving
 
-    def _refuse_barred(self, version: str) -> None:
+    def _refuse_barred(self, version: str, remedy: str = "only a person puts it back") -> None:
         bar = self.standing.barred.get(version)
         if bar is not None:
             raise RefusedBundleError(
-                f"bundle {version} was rolled back on {bar.wall} ({bar.reason}); only a person puts it back"
+                f"bundle {version} was rolled back on {bar.wall} ({bar.reason}); {remedy}"
             )
 
     async def _resume(self, version: str) -> None:
