@@ -11,12 +11,11 @@ from episodes.spec import PictureCodec
 from hal.dynamixel.bus import BusConfig as ReplyConfig
 from runtime.camera_process import CameraName, CameraSpec
 from runtime.control import ControlConfig
-from runtime.fallback import FallbackConfig
 from runtime.fleet.config import FleetConfig
 from runtime.guard import GuardLimits
 from runtime.health import HealthConfig
 from runtime.monitors import MonitorConfig
-from runtime.pictures import Choice
+from runtime.policy_source import PolicyConfig
 from runtime.realtime import RealtimeConfig
 from runtime.remote.config import RemoteConfig
 from runtime.servo import ServoConfig
@@ -56,18 +55,6 @@ class BusTuning(_Frozen):
 
     replies: ReplyConfig = ReplyConfig()
     watchdog_ms: int = Field(default=100, ge=20, le=2540, description="of silence until the motors stop")
-
-
-class PolicyConfig(_Frozen):
-    """Where action chunks come from."""
-
-    address: str = Field(default="unix:/run/ratchet/policy.sock", min_length=1)
-    identity: Path | None = Field(default=None, description="folder that `ratchet keys issue` made")
-    timeout_s: float = Field(default=1.0, gt=0.0, le=5.0)
-    pictures: Choice = Field(default="auto", description="raw, jpeg, or what the way there is faster with")
-    fallback: FallbackConfig | None = Field(
-        default=None, description="the robot's own, when that one is gone"
-    )
 
 
 class StoreConfig(_Frozen):

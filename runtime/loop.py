@@ -12,16 +12,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from episodes.errors import StoreError
-from hal.types import JOINTS, Frame, Vector
+from hal.types import JOINTS, Vector
 from runtime.bus_handle import BusSample
 from runtime.bus_records import Fault
 from runtime.control import Controller, TickResult
 from runtime.leader_stats import LeaderStats
+from runtime.loop_parts import Arm, ChunkSource, FrameSource
 from runtime.loop_stats import LoopStats, TickLog
-from runtime.nouns import ActionChunk, Flag, Observation, Source, Waypoint
+from runtime.nouns import Flag, Observation, Source, Waypoint
 from runtime.outcomes import Drive
 from runtime.realtime import IdleCollector
 from runtime.recorder import EpisodeRecorder, bus_row
@@ -36,33 +37,6 @@ RECENT_FLAGS = 32
 TELEOP_FRESH_NS = 200_000_000
 SAMPLE_FRESH_NS = 100_000_000
 FORGET_TICKS = 18_000  # ten minutes: without episodes the monitors' memory would grow for ever
-
-
-class Arm(Protocol):
-    """What the loop needs of a bus process: its newest sample, and where waypoints go."""
-
-    def latest(self) -> BusSample | None: ...
-
-    def since(self, index: int) -> list[BusSample]: ...
-
-    def command(self, waypoint: Waypoint) -> None: ...
-
-
-class FrameSource(Protocol):
-    """The newest frame of one camera, or None."""
-
-    def latest(self) -> Frame | None: ...
-
-
-class ChunkSource(Protocol):
-    """Where action chunks come from; nothing here waits or raises (the policy client)."""
-
-    @property
-    def round_trip_s(self) -> float | None: ...
-
-    def begin(self, observation: Observation) -> bool: ...
-
-    def take(self) -> ActionChunk | None: ...
 
 
 class ControlLoop:

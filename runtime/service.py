@@ -18,7 +18,6 @@ from typing import Any
 from episodes.spec import CameraSpec
 from episodes.store import EpisodeStore
 from hal.clock import MonotonicClock
-from protos.access.tls import identity_in
 from runtime.bus_handle import BusConfig, BusHandle
 from runtime.bus_records import Fault
 from runtime.camera_handle import CameraProcessConfig, CameraSet
@@ -27,7 +26,6 @@ from runtime.config import ArmConfig, RobotConfig, StoreConfig
 from runtime.control import Controller
 from runtime.errors import BusProcessError
 from runtime.exclusive import exclusive, require_free_socket
-from runtime.fallback import FallbackServer
 from runtime.fleet.agent import FleetAgent
 from runtime.health import HealthBoard, HealthServer, Metric
 from runtime.loop import ControlLoop
@@ -35,9 +33,9 @@ from runtime.loop_metrics import loop_metrics
 from runtime.loop_stats import TickLog
 from runtime.monitors import MonitorBank
 from runtime.notify import Notifier, Watchdog, watchdog_period_s
-from runtime.policy_client import PolicyClient
 from runtime.policy_log import PolicyLog
 from runtime.policy_metrics import policy_metrics
+from runtime.policy_source import policy_source
 from runtime.policy_switch import PolicySwitch, flag_evidence
 from runtime.preroll import Preroll
 from runtime.realtime import IdleCollector, favoured_pool, make_realtime
@@ -114,7 +112,7 @@ async def _parts(config: RobotConfig, software: str) -> AsyncIterator[_Parts]:
             cameras = CameraSet(CameraProcessConfig(cameras=config.cameras, run_dir=config.run_dir))
             stack.callback(cameras.stop)
             cameras.start()
-        policy = _policy(config)
+        policy = policy_source(config.policy, config.robot.id, config.run_dir)
         stack.push_async_callback(policy.close)
         recorder = EpisodeRecorder(
             store,
@@ -310,19 +308,6 @@ async def _park(robot: Robot) -> None:
         await robot.retire("the service is stopping")
     except RemoteError as error:
         log.error("could not lower the arm: %s", error)
-
-
-def _policy(config: RobotConfig) -> PolicySwitch:
-    """Raises CredentialsError when the identity's files cannot be used, FallbackError without a process."""
-    policy, name = config.policy, config.robot.id
-    identity = None if policy.identity is None else identity_in(policy.identity)
-    remote = PolicyClient(policy.address, policy.timeout_s, name, policy.pictures, identity)
-    if policy.fallback is None:
-        return PolicySwitch(remote)
-    server = FallbackServer(policy.fallback, config.run_dir)
-    require_free_socket(server.address)
-    server.start()
-    return PolicySwitch(remote, PolicyClient(server.address, policy.timeout_s, name), server)
 
 
 def _preroll(config: StoreConfig) -> Preroll | None:
