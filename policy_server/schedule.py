@@ -1,10 +1,12 @@
-"""Whose request is computed next: the most urgent while all can be kept, else whoever has had least.
+"""Whose request is computed next: whoever has had least, unless a deadline needs another order.
 
-Earliest deadline first is the best order as long as every deadline can be met; when they can't, it
-serves those who ask for the tightest ones and starves the rest. So a schedule that cannot be kept is
-shared out evenly instead: each client has a virtual time that rises by one with each request of its
-that is computed, and the client furthest behind goes first (start-time fair queueing, Goyal, Vin and
-Cheng 1996; all requests weigh the same). Many streams of one client share its one virtual time.
+Earliest deadline first is the best order as long as every deadline can be met; but it gives most to who
+asks most, and when deadlines can't be met, it serves those who ask for the tightest ones and starves the
+rest. So the server is shared out evenly: each client has a virtual time that rises by one with each
+request of its that is computed, and the client furthest behind goes first, the earliest deadline among
+equals (start-time fair queueing, Goyal, Vin and Cheng 1996; all requests weigh the same). Only when that
+order would endanger a deadline that the earliest-first order keeps, that one is taken. Many streams of
+one client share its one virtual time.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from policy_server.clients import Client
 from policy_server.spec import Inputs
 
 A = TypeVar("A")
+
+_MARGIN = 1.5  # by which runs may take longer than expected and the fair order still keep the deadlines
 
 
 @dataclass(slots=True, eq=False)
@@ -93,9 +97,7 @@ class Schedule(Generic[A]):
         if not self._jobs:
             return []
         size = fit(len(self._jobs))
-        jobs = sorted(self._jobs, key=lambda job: job.deadline_ns)
-        if not _feasible(jobs, now_ns, size, cost_ns(size)):
-            jobs = _fair(jobs, self._virtual, size)
+        jobs = _order(self._jobs, self._virtual, now_ns, size, cost_ns(size))
         batch = jobs[:size]
         while size > 1 and min(job.deadline_ns for job in batch) < now_ns + cost_ns(size):
             size = fit(size - 1)
@@ -112,19 +114,28 @@ class Schedule(Generic[A]):
         return jobs
 
 
+def _order(jobs: list[Job[A]], virtual: float, now_ns: int, size: int, cost_ns: int) -> list[Job[A]]:
+    """The fair order, unless only the earliest-first one keeps all deadlines."""
+    urgent = sorted(jobs, key=lambda job: job.deadline_ns)
+    fair = _fair(urgent, virtual)
+    if _feasible(fair, now_ns, size, round(_MARGIN * cost_ns)) or not _feasible(
+        urgent, now_ns, size, cost_ns
+    ):
+        return fair
+    return urgent
+
+
 def _feasible(jobs: list[Job[A]], now_ns: int, size: int, cost_ns: int) -> bool:
     """Whether jobs in that order, ``size`` at a time, all end by their deadlines."""
     return all(now_ns + (n // size + 1) * cost_ns <= job.deadline_ns for n, job in enumerate(jobs))
 
 
-def _fair(jobs: list[Job[A]], virtual: float, size: int) -> list[Job[A]]:
-    """The first ``size`` jobs, least served client first, the earliest deadline among equals."""
-    service = {job.client: max(job.client.service, virtual) for job in jobs}
-    left = list(jobs)
-    chosen: list[Job[A]] = []
-    while left and len(chosen) < size:
-        job = min(left, key=lambda j: (service[j.client], j.deadline_ns))
-        service[job.client] += 1
-        left.remove(job)
-        chosen.append(job)
-    return chosen
+def _fair(urgent: list[Job[A]], virtual: float) -> list[Job[A]]:
+    """Jobs, given by deadline, with the least served client's first, the earliest deadline among equals."""
+    taken: Counter[Client] = Counter()
+    ranked: list[tuple[float, int, int, Job[A]]] = []
+    for n, job in enumerate(urgent):
+        turn = max(job.client.service, virtual) + taken[job.client]
+        taken[job.client] += 1
+        ranked.append((turn, job.deadline_ns, n, job))
+    return [job for *_, job in sorted(ranked)]

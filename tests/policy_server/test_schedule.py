@@ -75,6 +75,31 @@ async def test_a_greedy_client_cannot_starve_the_others_when_there_is_too_much_t
     assert max(served.values()) <= 105, served
 
 
+async def test_a_greedy_client_gets_no_more_for_being_always_there_with_loose_deadlines():
+    schedule: Schedule[Any] = Schedule(32)
+    greedy, modest = Client("greedy"), [Client(str(n)) for n in range(3)]
+    served: Counter[str] = Counter()
+    for n in range(200):
+        now = 30.0 * n
+        waiting = Counter(j.client.session for j in schedule._jobs)
+        for _ in range(4 - waiting["greedy"]):
+            schedule.add(job(greedy, now + 900))
+        for client in modest:
+            if not waiting[client.session]:
+                schedule.add(job(client, now + 1000))
+        served[schedule.choose(round(now * MS), one, cost(30))[0].client.session] += 1
+    assert max(served.values()) - min(served.values()) <= 3, served
+
+
+async def test_a_deadline_that_a_fair_order_would_miss_goes_first():
+    schedule: Schedule[Any] = Schedule(16)
+    busy, idle = Client("busy", service=10.0), [Client(str(n), service=5.0) for n in range(4)]
+    schedule.add(job(busy, 45))
+    for client in idle:
+        schedule.add(job(client, 1000))
+    assert schedule.choose(0, one, cost(30))[0].client is busy
+
+
 async def test_a_client_that_comes_back_is_owed_nothing():
     schedule: Schedule[Any] = Schedule(32)
     busy, late = Client("busy"), Client("late")
