@@ -21,7 +21,7 @@ from tools.progress import bar
 
 CAMERA = (480, 640)
 OVERHEAD_BUDGET_MS = 2.0
-#: Of the answers, what each of n equal clients may fall short of 1/n by.
+#: Jain's index of the clients' answers, a greedy one among them or not.
 FAIRNESS_BUDGET = 0.9
 _RATE_HZ = 30.0
 _BUDGET_MS = 1000.0
@@ -179,6 +179,7 @@ def report(figures: Mapping[str, Any], clients: Sequence[int], threads: int) -> 
     overheads = {policy: each["overhead"]["overhead_ms"] for policy, each in figures.items()}
     worst = max(overheads.values())
     fairness = min(fleet["fairness"] for each in figures.values() for fleet in each["clients"].values())
+    greedy = min(each["greedy"]["fairness"] for each in figures.values())
     return {
         "cameras": "two 640x480",
         "threads": threads,
@@ -188,8 +189,12 @@ def report(figures: Mapping[str, Any], clients: Sequence[int], threads: int) -> 
             for key in ("stream_overhead_ms", "message_overhead_ms", "pickled_overhead_ms")
         },
         "fairness": fairness,
+        "greedy_fairness": greedy,
         "dropped": sum(f["dropped"] for each in figures.values() for f in each["clients"].values()),
         **figures,
         "budget": {"overhead_ms": OVERHEAD_BUDGET_MS, "fairness": FAIRNESS_BUDGET},
-        "held": {"overhead_ms": worst < OVERHEAD_BUDGET_MS, "fairness": fairness >= FAIRNESS_BUDGET},
+        "held": {
+            "overhead_ms": worst < OVERHEAD_BUDGET_MS,
+            "fairness": min(fairness, greedy) >= FAIRNESS_BUDGET,
+        },
     }
