@@ -102,11 +102,6 @@ class ChunkPlayer:
         """
         return self._overlap_error
 
-    @property
-    def rate(self) -> float:
-        """Rows a tick at present."""
-        return self._rate
-
     def expect(self, ticks: int) -> None:
         """How many ticks an answer takes at present; 0 when it comes in the tick that asked."""
         self._expected = ticks
