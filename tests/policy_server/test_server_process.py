@@ -124,7 +124,8 @@ def test_it_tells_systemd_when_ready_alive_and_stopping_and_exits_0(place, start
     ("options", "word"),
     [
         (("--bundle", "{root}/bundles/none"), "no bundle directory"),
-        (("--bundle", "{root}/bundles/a", "--address", "0.0.0.0:50051"), "must stay on this machine"),
+        (("--bundle", "{root}/bundles/a", "--address", "0.0.0.0:50051"), "set either tls files"),
+        (("--bundle", "{root}/bundles/a", "--address", "0.0.0.0:5", "--plaintext"), "let the network"),
         (("--bundle", "{root}/bundles/a", "--address", "unix:/nowhere/at/all"), "cannot listen"),
         (("--bundle", "{root}/bundles/a", "--trust", "{root}/none"), "no trusted keys"),
         ((), "nothing could ever be loaded"),
