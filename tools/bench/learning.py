@@ -196,6 +196,8 @@ def _step_times(store: Path, out: Path, networks: Mapping[str, Mapping[str, Any]
     kept = out / "step_times.json"
     found = dict(json.loads(kept.read_text())) if kept.exists() else {}
     if set(found) != set(networks):
+        import torch
+
         from episodes.store import EpisodeStore
         from learner.loading import load_dataset
         from tools.bench.train import in_turn
@@ -207,6 +209,9 @@ def _step_times(store: Path, out: Path, networks: Mapping[str, Mapping[str, Any]
         with EpisodeStore.open(store, create=False, mode="r") as opened:
             chosen = sorted(opened.select(BASE_WHERE))[:_TIMED_EPISODES]
             data = load_dataset(opened, chosen, next(iter(configs.values())).data)
+        threads = next(iter(configs.values())).threads
+        if threads:
+            torch.set_num_threads(threads)
         runs = {name: trainer(data, config) for name, config in configs.items()}
         with ExitStack() as held:
             for run in runs.values():
