@@ -90,6 +90,7 @@ def offline(dataset: Path, work: Path, steps: int) -> dict[str, Any]:
     from policies.keys import TrustStore
     from policies.session import OnnxSession
     from tools.offline import data_config
+    from tools.training import training_folder
 
     store, bundle, keys = work / "store", work / "banana", work / "keys"
     if not store.exists():
@@ -99,6 +100,7 @@ def offline(dataset: Path, work: Path, steps: int) -> dict[str, Any]:
             "train", "--store", store, "--where", f"{INDEX} <= {LAST_TRAINING}", "--out", bundle,
             "--keys", keys, "--no-register", "--name", "banana", "--steps", steps, "--set", "batch=16",
             "--set", "jitter.shift=6", "--set", "data.max_gap_ticks=3",
+            *(["--resume"] if training_folder(bundle).exists() else []),
         )  # fmt: skip
     opened = Bundle.open(bundle, TrustStore.load(keys))
     with EpisodeStore.open(store, create=False, mode="r") as episodes:
