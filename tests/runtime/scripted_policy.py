@@ -1,4 +1,3 @@
-
 """A policy server that does what a test tells it to, over a real socket."""
 
 from __future__ import annotations
