@@ -33,8 +33,8 @@ def skipped() -> dict[str, str]:
 def session_options(threads: int, spinning: bool = False) -> ort.SessionOptions:
     """Sequential execution on ``threads`` threads of its own.
 
-    ``spinning`` lets worker threads burn their core while idle: a little faster alone, but it
-    takes the core from whatever else runs there, such as the control loop.
+    ``spinning`` lets threads burn their core while they wait for each other within a run: a little faster
+    alone, but it takes the core from whatever else runs there.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -42,4 +42,7 @@ def session_options(threads: int, spinning: bool = False) -> ort.SessionOptions:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Smaller and smaller pieces of work, so that a thread whose core is taken away is not waited for.
+    options.add_session_config_entry("session.dynamic_block_base", "4")
     return options

@@ -35,6 +35,7 @@ def _config(args: argparse.Namespace) -> ServerConfig:
         "trust": args.trust,
         "backend": args.backend,
         "threads": args.threads,
+        "priority": args.priority,
         "allowed_roots": tuple(args.allow) or None,
         "plaintext": True if args.plaintext else None,
     }
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trust", type=Path, metavar="DIR", help="public keys whose bundles are accepted")
     parser.add_argument("--backend", choices=BACKENDS)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--priority", type=int, help="real-time, 1 to 9, for inference in every tick")
     parser.add_argument("--allow", type=Path, action="append", default=[], metavar="DIR",
                         help="directory bundles may be loaded from (repeatable)")  # fmt: skip
     parser.add_argument("--die-with-parent", action="store_true", help="stop when the starting process ends")

@@ -35,12 +35,15 @@ def check_backend(backend: str, default: Backend) -> Backend:
     raise RefusedBundleError(f"backend {backend[:64]!r} is unknown; use one of {', '.join(BACKENDS)}")
 
 
-def open_session(bundle: Bundle, backend: Backend, threads: int) -> PolicySession:
-    """A session on a verified bundle. Raises PolicyError or one of ENGINE_ERRORS."""
+def open_session(bundle: Bundle, backend: Backend, threads: int, spinning: bool) -> PolicySession:
+    """A session on a verified bundle; ``spinning``: as `policies.engine.session_options` says.
+
+    Raises PolicyError or one of ENGINE_ERRORS.
+    """
     if backend == "onnx":
-        return OnnxSession(bundle, "fp32", threads)
+        return OnnxSession(bundle, "fp32", threads, spinning)
     if backend == "onnx-int8":
-        return OnnxSession(bundle, "int8", threads)
+        return OnnxSession(bundle, "int8", threads, spinning)
     # torch is large and slow to import: only the servers that use it pay for it.
     from policies.torch_session import TorchSession
 

@@ -9,6 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from policy_server.claim import MAX_PRIORITY
 from policy_server.errors import ConfigError
 from policy_server.probation import ProbationConfig
 from protos.access.door import AccessConfig
@@ -71,6 +72,13 @@ class ServerConfig(AccessConfig):
     nice: int = Field(
         default=5, ge=0, le=19, description="behind the robot's own processes, ahead of the learner"
     )
+    priority: int = Field(
+        default=0,
+        ge=0,
+        le=MAX_PRIORITY,
+        description="real-time priority (SCHED_FIFO) of requests and inference, for a policy that is asked "
+        "in every tick: below the control loop, ahead of everything else on its cores; 0: none",
+    )
     stop_grace_s: float = Field(default=2.0, ge=0.0, le=60.0)
     reflection: bool = True
     state: Path | None = Field(
@@ -109,6 +117,12 @@ class ServerConfig(AccessConfig):
     @model_validator(mode="after")
     def _encrypted_or_local(self) -> Self:
         self.check_address(self.address, "ask for actions and load bundles")
+        return self
+
+    @model_validator(mode="after")
+    def _priority_needs_processes(self) -> Self:
+        if self.priority and self.isolation == "thread":
+            raise ValueError('priority needs isolation = "process": a load must not share it')
         return self
 
     @model_validator(mode="after")

@@ -26,6 +26,7 @@ from policies.errors import BundleError, PolicyError
 from policies.keys import TrustStore
 from policies.session import PolicySession
 from policy_server.backends import ENGINE_ERRORS, open_session
+from policy_server.claim import EngineClaim
 from policy_server.costs import measure
 from policy_server.engine_wire import Exchange, Message, receive, send
 from policy_server.errors import ServerError
@@ -41,6 +42,7 @@ class Engine:
         self._bundle: Bundle | None = None
         self._session: PolicySession | None = None
         self._exchange: Exchange | None = None
+        self._claim: EngineClaim | None = None
         self._idle = ThreadPoolExecutor(1, "idle", initializer=_only_when_idle)
 
     def answer(self, request: Message, fd: int | None) -> Message:
@@ -48,6 +50,8 @@ class Engine:
         op = request["op"]
         if op == "infer":
             batch = int(request["batch"])
+            assert self._claim is not None
+            self._claim.take(request["idle"])
             if request["idle"]:
                 return self._idle.submit(self._infer, batch).result()
             return self._infer(batch)
@@ -58,6 +62,8 @@ class Engine:
         quietly = request["threads"] == 1 or _can_raise()
         reply = _behind(lambda: self._load(request, fd), quietly)
         _level()
+        self._claim = EngineClaim(request["priority"])
+        reply["priority"] = self._claim.granted
         return reply
 
     def _open(self, request: Message) -> Message:
@@ -78,7 +84,9 @@ class Engine:
         begin = time.perf_counter()
         self._exchange = Exchange(fd, bundle.manifest)
         os.close(fd)
-        self._session = open_session(bundle, request["backend"], request["threads"])
+        # Threads that wait for each other without sleeping are no gain where others take their core.
+        spinning = request["priority"] > 0 and request["threads"] > 1
+        self._session = open_session(bundle, request["backend"], request["threads"], spinning)
         loaded = time.perf_counter()
         run_ms = prove(self._session, bundle, request["warm_runs"])
         costs = measure(self._session, request["max_batch"], request["warm_runs"])

@@ -100,6 +100,7 @@ class EngineProcess:
                 "op": "load",
                 "backend": backend,
                 "threads": config.threads,
+                "priority": config.priority,
                 "warm_runs": config.warm_runs,
                 "max_batch": min(config.max_batch, MAX_BATCH),
             }

@@ -17,6 +17,7 @@ from policies.errors import PolicyError
 from policies.keys import TrustStore
 from policies.manifest import Manifest
 from policy_server.backends import ENGINE_ERRORS, open_session
+from policy_server.claim import ordinary
 from policy_server.config import Backend, ServerConfig
 from policy_server.costs import BatchCosts, measure
 from policy_server.engine_process import EngineError, EngineProcess
@@ -61,6 +62,8 @@ def load_slot(path: Path, backend: Backend, config: ServerConfig, fits: FitCheck
 
     The trust store is read afresh each time, so that a key that was removed is no longer trusted.
     """
+    if config.priority:
+        ordinary()  # this thread, and the engine process that it starts
     load = _in_process if config.isolation == "process" else _in_thread
     try:
         loaded = load(path, backend, config, fits)
@@ -109,7 +112,7 @@ def _in_thread(path: Path, backend: Backend, config: ServerConfig, fits: FitChec
     verified = time.perf_counter()
     spec = io_spec(bundle.manifest)
     fits(bundle.manifest, spec, bundle.version)
-    session = open_session(bundle, backend, config.threads)
+    session = open_session(bundle, backend, config.threads, spinning=False)
     loaded = time.perf_counter()
     run_ms = prove(session, bundle, config.warm_runs)
     costs = measure(session, config.max_batch, config.warm_runs)

@@ -15,6 +15,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from policy_server.claim import claim_all
 from policy_server.config import ServerConfig
 from policy_server.errors import ConfigError
 from policy_server.gate import Gate
@@ -61,6 +62,7 @@ class PolicyServer:
         self.port = _listen(server, config)
         await self._set_health()
         await server.start()
+        claim_all(config.priority)
         self._server = server
         self._tasks = [asyncio.create_task(self._watch_health()), asyncio.create_task(self._feed_watchdog())]
         log.info("server.listening address=%s", config.address)

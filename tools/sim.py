@@ -90,6 +90,7 @@ def start_sim(
     trust: Path | None = None,
     backend: str = "onnx",
     threads: int = 1,
+    priority: int = 0,
     seed: int = 0,
     size: tuple[int, int] = (96, 96),
     name: str = "bench",
@@ -107,6 +108,7 @@ def start_sim(
     ``broker`` is HOST:PORT of a local MQTT broker, ``keys`` the key directory whose holder may command
     the robot over it (default: ``run_dir/keys``, made there).
     With ``ensemble`` the policy is asked in every tick and its answers are averaged (ACT's decay).
+    ``threads`` and the real-time ``priority`` are those of an inference.
     With ``prerendered`` the cameras play a scene that is drawn once. ``keep_last_s`` seconds are held while
     nothing is recorded.
     Everything ends when this process does. Raises UsageError with the service's own line when it
@@ -117,6 +119,7 @@ def start_sim(
     arguments = ["tools.cli", "--verbose", "up", "--sim", "--dir", str(paths.run_dir), "--die-with-parent"]
     arguments += ["--seed", str(seed), "--size", f"{size[0]}x{size[1]}", "--name", name]
     arguments += ["--backend", backend, "--threads", str(threads), "--keep-last", str(keep_last_s)]
+    arguments += ["--priority", str(priority)]
     optional = {
         "--bundle": bundle,
         "--fallback": fallback,

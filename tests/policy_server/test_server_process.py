@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import signal
@@ -11,15 +12,18 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import tiny
 
 from hal.types import Frame, JointState
+from protos.ratchet.v1 import policy_pb2 as pb
+from protos.ratchet.v1 import policy_pb2_grpc
 from runtime.nouns import Observation
 from runtime.policy_client import PolicyClient
 from runtime.policy_types import PolicyRefusedError, PolicyUnavailableError
@@ -101,6 +105,50 @@ async def test_the_client_survives_a_kill_and_a_restart_and_its_epoch_never_fall
     with pytest.raises(PolicyRefusedError, match="not loaded"):
         await client.swap(second.version)
     await client.close()
+
+
+def _scheduled(pid: int) -> list[tuple[int, int]]:
+    """Scheduler and priority of each thread, the first one's first."""
+    threads = sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
+    return [(os.sched_getscheduler(t), os.sched_getparam(t).sched_priority) for t in threads]
+
+
+async def test_a_real_time_priority_is_for_what_serves_and_neither_for_loading_nor_for_a_shadow(place, start):
+    probe = subprocess.run(["chrt", "--fifo", "3", "true"], check=False, capture_output=True)  # noqa: ASYNC221
+    if probe.returncode:
+        pytest.skip("no real-time priority is granted here")
+    first, second = place.bundle("a"), place.bundle("b", 1.0)
+    process = start("--bundle", str(first.path), "--priority", "3", "--threads", "2")
+    client, mine, none = PolicyClient(place.address, timeout_s=5.0), (os.SCHED_FIFO, 3), (os.SCHED_OTHER, 0)
+    await answer(client, 1)
+    await client.load(str(second.path))
+    seen = _scheduled(process.pid)
+    assert seen[0] == mine
+    assert seen.count(none) == 1  # the loading thread
+    pids = {slot.version: slot.pid for slot in (await _slots(place.address))}
+    assert set(_scheduled(pids[first.version])) == {mine}
+    async with _stub(place.address) as stub:
+        await stub.Shadow(pb.ShadowRequest(bundle=str(second.path)), timeout=30)
+        for tick in range(2, 200):
+            await answer(client, tick)
+            if (await stub.Shadow(pb.ShadowRequest(), timeout=5)).compared:
+                break
+        shadow = _scheduled(pids[second.version])
+    assert shadow[0] == mine  # it only listens
+    assert mine not in shadow[1:]
+    assert (os.SCHED_IDLE, 0) in shadow
+    await client.close()
+
+
+@contextlib.asynccontextmanager
+async def _stub(address: str) -> AsyncIterator[Any]:
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield policy_pb2_grpc.PolicyServiceStub(channel)
+
+
+async def _slots(address: str) -> Any:
+    async with _stub(address) as stub:
+        return (await stub.Status(pb.StatusRequest(), timeout=5)).slots
 
 
 def test_it_tells_systemd_when_ready_alive_and_stopping_and_exits_0(place, start):

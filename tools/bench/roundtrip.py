@@ -45,17 +45,27 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @click.option("--seconds", type=FiniteRange(2.0, 86_400.0), default=60.0, show_default=True)
 @click.option("--threads", type=click.IntRange(1, 64), default=2, show_default=True, help="Of one inference.")
+@click.option(
+    "--priority", type=click.IntRange(0, 9), default=5, show_default=True, help="Of the policy server."
+)
 @click.option("--bundles", type=PATH, help="Keep the exported policy here, and use it if it is.")
 @click.option("--dir", "folder", type=PATH, help="Keep the run and its logs here.")
 @json_flag
-def command(seconds: float, threads: int, bundles: Path | None, folder: Path | None, as_json: bool) -> None:
+def command(
+    seconds: float,
+    threads: int,
+    priority: int,
+    bundles: Path | None,
+    folder: Path | None,
+    as_json: bool,
+) -> None:
     """The published ACT (51.6 M, chunk 100), int8, two 320x240 cameras, asked in every tick while an episode
     is recorded: real bus processes, service and policy server; only arm and cameras are simulated.
     """
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ratchet-bench-")))
-        show(asyncio.run(measure(folder, bundles or folder, seconds, threads)), as_json)
+        show(asyncio.run(measure(folder, bundles or folder, seconds, (threads, priority))), as_json)
 
 
 def bundle(root: Path) -> Served:
@@ -101,8 +111,11 @@ class Answers:
         self._rows.append(rows)
 
 
-async def measure(folder: Path, bundles: Path, seconds: float, threads: int) -> dict[str, Any]:
-    """Run the robot below ``folder`` for ``seconds``; everything that is printed."""
+async def measure(folder: Path, bundles: Path, seconds: float, effort: tuple[int, int]) -> dict[str, Any]:
+    """Run the robot below ``folder`` for ``seconds``; everything that is printed.
+
+    ``effort`` is the threads of an inference and their real-time priority.
+    """
     say("exporting the policy, unless it is there")
     served = await asyncio.to_thread(bundle, bundles)
     say("starting bench, policy server and robot")
@@ -112,7 +125,8 @@ async def measure(folder: Path, bundles: Path, seconds: float, threads: int) -> 
         bundle=served.bundle,
         trust=served.trust,
         backend="onnx-int8",
-        threads=threads,
+        threads=effort[0],
+        priority=effort[1],
         size=CAMERA_SIZE,
         name="timing",
         ensemble=ENSEMBLE,
@@ -146,7 +160,8 @@ async def measure(folder: Path, bundles: Path, seconds: float, threads: int) -> 
         "cpu_percent": {name: round(100 * value / took, 1) for name, value in used.items()},
         "stolen_percent": round(100 * stolen / took, 2),
         "threads": threads_seen,
-        "inference_threads": threads,
+        "inference_threads": effort[0],
+        "priority": effort[1],
         "travel": _travel(sim),
         "definitions": DEFINITIONS,
     }

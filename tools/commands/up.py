@@ -69,6 +69,8 @@ Examples:
 @click.option("--trust", type=click.Path(path_type=Path), help="Directory of trusted public keys.")
 @click.option("--backend", type=click.Choice(["onnx", "onnx-int8", "torch", "compile"]), default="onnx")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, help="Threads of one inference.")
+@click.option("--priority", type=click.IntRange(0, 9), default=0, show_default=True,
+              help="Real-time priority of the policy server, for inference in every tick.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, help="With --sim: the first scene.")
 @click.option("--size", default="96x96", show_default=True, help="With --sim: pictures, WIDTHxHEIGHT.")
 @click.option("--prerendered", is_flag=True, help="With --sim: cameras play a scene that is drawn once.")
@@ -94,6 +96,7 @@ def up(
     trust: Path | None,
     backend: str,
     threads: int,
+    priority: int,
     seed: int,
     size: str,
     prerendered: bool,
@@ -119,7 +122,7 @@ def up(
         server, address = None, paths.policy if fixed is None else fixed.policy.address
         if bundle is not None or allow:
             log = (paths.run_dir if fixed is None else fixed.run_dir) / "policy_server.log"
-            server = _policy_server(address, bundle, allow, trust, backend, threads, log)
+            server = _policy_server(address, bundle, allow, trust, backend, (threads, priority), log)
             stack.callback(server.stop)
         robot = fixed or _start_bench(
             stack,
@@ -180,15 +183,17 @@ def _policy_server(
     allow: tuple[Path, ...],
     trust: Path | None,
     backend: str,
-    threads: int,
+    effort: tuple[int, int],
     log: Path,
 ) -> Child:
+    """``effort`` is the threads of an inference and their real-time priority."""
     from tools.paths import trust_dir
 
     if not address.startswith("unix:"):
         raise UsageError(f"--bundle serves at a unix socket, not at {address}; run `ratchet serve` instead")
     arguments = ["policy_server", "--address", address, "--trust", str(trust_dir(trust).resolve())]
-    arguments += ["--backend", backend, "--threads", str(threads), "--die-with-parent"]
+    arguments += ["--backend", backend, "--threads", str(effort[0]), "--die-with-parent"]
+    arguments += ["--priority", str(effort[1])]
     roots = list(allow)
     if bundle is not None:
         arguments += ["--bundle", str(bundle.resolve())]
