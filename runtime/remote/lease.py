@@ -107,7 +107,7 @@ class ControlLease:
                 continue
             _log.warning("lease lost holder=%s", lease.holder)
             try:
-                await self._on_lost(f"lease lost: no heartbeat from {lease.holder}")
+                await self._on_lost(f"control lost: no heartbeat from {lease.holder}")
             finally:
                 if self._lease is lease:
                     self._lease = None

@@ -3,7 +3,8 @@
 
 Stop and EStop take no lease, wait for nothing and touch the facade first. Everything else that
 moves the arm names a lease, and the lease is checked again after the call: if it was lost in the
-meantime, the arm is put on hold whatever the call did.
+meantime, the arm is put on hold whatever the call did. An episode belongs to the lease under which it
+was begun: whoever loses control or gives it back does not leave it running.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class RobotControlService(pb_grpc.RobotControlServicer):
         self._gate = gate
         self._telemetry_streams = 0
         self._teleop_streams = 0
-        self.lease = ControlLease(config.lease_window_s, clock, self._hold)
+        self._episode = ""  # begun under the lease in force
+        self.lease = ControlLease(config.lease_window_s, clock, self._give_up)
         self.teleop = TeleopFreshness(config.teleop_stale_s, clock, self._hold)
 
     async def run(self) -> None:
@@ -56,6 +58,22 @@ class RobotControlService(pb_grpc.RobotControlServicer):
         except (RuntimeFault, HalError) as error:
             # The servo core holds by itself once its last waypoint expires.
             _log.error("hold failed reason=%s error=%s", reason, error)
+
+    async def _give_up(self, reason: str) -> None:
+        """Nobody has control any more: hold, and end the episode that was begun under the lease."""
+        await self._hold(reason)
+        episode, self._episode = self._episode, ""
+        if episode:
+            await self._end(episode, reason)
+
+    async def _end(self, episode: str, reason: str) -> None:
+        """End ``episode`` if it is still the one that runs; its outcome is nobody's to tell."""
+        try:
+            if (await self._facade.state()).episode == episode:
+                await self._facade.end_episode("unknown", reason)
+                _log.warning("episode ended id=%s reason=%s", episode, reason)
+        except (RuntimeFault, HalError) as error:
+            _log.error("episode not ended id=%s error=%s", episode, error)
 
     # --- looking -------------------------------------------------------------------------------
 
@@ -113,7 +131,7 @@ class RobotControlService(pb_grpc.RobotControlServicer):
 
     async def ReleaseControl(self, request: pb.ReleaseControlRequest, context: Context) -> pb.Ack:
         self._require(request.lease, context)
-        await self._hold("control released")
+        await self._give_up("control released")
         self.lease.release(request.lease, self._gate.caller(context).name)
         return await self._ack("released")
 
@@ -163,13 +181,22 @@ class RobotControlService(pb_grpc.RobotControlServicer):
     async def StartEpisode(self, request: pb.StartEpisodeRequest, context: Context) -> pb.EpisodeReply:
         self._require(request.lease, context)
         task = messages.text(request.task, "task", required=True)
-        return messages.episode_reply(await self._facade.start_episode(task))
+        started = await self._facade.start_episode(task)
+        try:
+            await self._still_held(request.lease, context)
+        except LeaseLostError:
+            await self._end(started.id, "control lost while the episode began")
+            raise
+        self._episode = started.id
+        return messages.episode_reply(started)
 
     async def EndEpisode(self, request: pb.EndEpisodeRequest, context: Context) -> pb.EpisodeReply:
         self._require(request.lease, context)
         outcome = messages.episode_outcome(request.outcome)
         reason = messages.text(request.reason, "reason")
-        return messages.episode_reply(await self._facade.end_episode(outcome, reason))
+        ended = await self._facade.end_episode(outcome, reason)
+        self._episode = ""
+        return messages.episode_reply(ended)
 
     async def KeepLast(self, request: pb.KeepLastRequest, context: Context) -> pb.EpisodeReply:
         self._require(request.lease, context)

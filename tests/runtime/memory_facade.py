@@ -39,7 +39,7 @@ def joints(seq: int) -> JointState:
 
 class MemoryFacade:
     """Implements RobotFacade. ``calls`` holds (name, argument, monotonic s); ``gate``, when set,
-    holds up set_policy and set_mode until it is opened."""
+    holds up set_policy, set_mode and start_episode until it is opened."""
 
     def __init__(self) -> None:
         self.mode: Mode = "off"
@@ -128,6 +128,8 @@ class MemoryFacade:
         self._note("start_episode", task)
         if self.episode:
             raise RefusedError(f"episode {self.episode} is running", "end it first")
+        if self.gate is not None:
+            await self.gate.wait()
         self.episode = f"ep{len(self.calls)}"
         return EpisodeResult(self.episode)
 

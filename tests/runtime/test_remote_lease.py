@@ -77,7 +77,7 @@ async def test_expiry_holds_once_and_frees_the_lease() -> None:
         await eventually(lambda: holds.reasons)
         assert holds.at_ns[0] - started_ns >= 300_000_000
         await asyncio.sleep(0.1)
-        assert holds.reasons == ["lease lost: no heartbeat from anna"]
+        assert holds.reasons == ["control lost: no heartbeat from anna"]
         assert lease.acquire("ben", "b").holder == "ben"
 
 

@@ -137,6 +137,49 @@ async def test_lost_lease_holds_the_arm_in_time(stub: pb_grpc.RobotControlStub, 
     assert "acquire control first" in str(caught.value.details())
 
 
+async def test_an_episode_does_not_outlive_the_lease_it_was_begun_under(
+    stub: pb_grpc.RobotControlStub, facade: MemoryFacade
+) -> None:
+    for released in (False, True):
+        facade.calls.clear()
+        lease = await stub.AcquireControl(pb.AcquireControlRequest(holder="anna"), timeout=5)
+        await stub.StartEpisode(pb.StartEpisodeRequest(lease=lease.id, task="t"), timeout=5)
+        if released:
+            await stub.ReleaseControl(pb.ReleaseControlRequest(lease=lease.id), timeout=5)
+        await facade.called("end_episode")
+        assert facade.episode == ""
+        assert ("end_episode", "unknown") in [call[:2] for call in facade.calls]
+        await eventually(lambda: "hold" in facade.names())
+        # Ended before the lease is free: whoever comes next finds the recorder idle.
+        await asyncio.sleep(0.1)
+
+
+async def test_an_episode_that_somebody_else_began_is_not_the_leases_to_end(
+    stub: pb_grpc.RobotControlStub, facade: MemoryFacade
+) -> None:
+    lease = await stub.AcquireControl(pb.AcquireControlRequest(holder="anna"), timeout=5)
+    await stub.StartEpisode(pb.StartEpisodeRequest(lease=lease.id, task="t"), timeout=5)
+    await stub.EndEpisode(pb.EndEpisodeRequest(lease=lease.id, outcome="success"), timeout=5)
+    await facade.start_episode("by the fleet")
+    await stub.ReleaseControl(pb.ReleaseControlRequest(lease=lease.id), timeout=5)
+    assert facade.names()[-1] == "hold"
+    assert facade.episode, "it runs on"
+
+
+async def test_an_episode_that_began_while_the_lease_ran_out_is_ended(
+    stub: pb_grpc.RobotControlStub, facade: MemoryFacade
+) -> None:
+    lease = await stub.AcquireControl(pb.AcquireControlRequest(holder="anna"), timeout=5)
+    facade.gate = asyncio.Event()
+    call = stub.StartEpisode(pb.StartEpisodeRequest(lease=lease.id, task="t"), timeout=10)
+    await facade.called("hold")
+    facade.gate.set()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert facade.episode == ""
+
+
 async def test_a_client_learns_that_its_lease_is_gone(
     client: RobotClient, server: RemoteServer, facade: MemoryFacade
 ) -> None:

@@ -187,3 +187,35 @@ def test_stopped_from_elsewhere_it_counts_what_was_kept_and_goes_on_next_time(si
     terminal.press(b"q")
     terminal.expect("1 of 3 episodes kept")
     assert terminal.close() == 0
+
+
+def test_killed_in_an_episode_it_is_kept_as_unknown_and_the_next_session_just_goes_on(sim: SimRobot) -> None:
+    arguments = ("record", "--dir", str(sim.paths.run_dir), "--task", "killed", "--episodes", "3")
+    terminal = Terminal(*arguments)
+    terminal.expect("episode 1")
+    terminal.press(b"n")
+    terminal.expect("recording")
+    time.sleep(0.5)
+    terminal.process.kill()
+    terminal.close()
+    terminal = Terminal(*arguments)  # at once: the dead session's control has not run out yet
+    terminal.expect("episode 1")
+    terminal.press(b"n")
+    terminal.expect("recording")
+    time.sleep(0.3)
+    terminal.press(b"f")
+    terminal.expect("failure")
+    terminal.press(b"q")
+    terminal.expect("1 of 3 episodes kept")
+    assert terminal.close() == 0
+    deadline = time.monotonic() + TIMEOUT_S
+    found: list[tuple[str, str]] = []
+    while len(found) < 2 and time.monotonic() < deadline:
+        with EpisodeStore.open(sim.store_path, create=False, mode="r") as store:
+            found = [
+                (row["outcome"], row["reason"])
+                for row in store.query("SELECT * FROM episodes WHERE task = 'killed' ORDER BY id")
+            ]
+        time.sleep(0.1)
+    assert [outcome for outcome, _ in found] == ["unknown", "failure"]
+    assert "control lost" in found[0][1]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import click
+import grpc
 
 from hal.bench.control import BenchClient
-from runtime.remote.client import Control, RobotClient
+from runtime.remote.client import Control, RobotCallError, RobotClient
 from tools.console import say, show_json
 from tools.emergency_keys import emergency, emergency_keys
 from tools.errors import UsageError
@@ -34,6 +36,8 @@ from tools.rerun_live import live_view
 from tools.robot_door import Door, leave, robot_options, run_until_interrupted
 
 _TASK_LIMIT = 200  # what the robot takes
+_GHOST_S = 3.0  # a lease lives for 2 s at most after its holder's last word
+_GHOST_POLL_S = 0.1
 
 RECORD_EXAMPLES = """
 \b
@@ -134,7 +138,8 @@ class _Session:
 
     async def run(self, interrupted: asyncio.Event) -> None:
         """Take control, record, and leave the arm as somebody else can take it."""
-        async with self.door.connect() as robot, robot.control("ratchet record") as control:
+        async with self.door.connect() as robot, contextlib.AsyncExitStack() as stack:
+            control = await _take_control(robot, stack)
 
             async def keep() -> None:
                 await keep_last(control, self.task, self.outcome, self._keep_extra)
@@ -188,6 +193,18 @@ class _Session:
 
     def _keep_extra(self, episode: str, verdict: str) -> None:
         self.extra.append({"id": episode, "outcome": verdict})
+
+
+async def _take_control(robot: RobotClient, stack: contextlib.AsyncExitStack) -> Control:
+    """Control for as long as ``stack`` lasts; that of a session which died a moment ago runs out first."""
+    deadline = time.monotonic() + _GHOST_S
+    while True:
+        try:
+            return await stack.enter_async_context(robot.control("ratchet record"))
+        except RobotCallError as error:
+            if error.status is not grpc.StatusCode.ABORTED or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(_GHOST_POLL_S)
 
 
 def _one_line(task: str) -> str:
