@@ -39,7 +39,7 @@ class ControlConfig(BaseModel):
     )
     expire_ms: float = Field(default=200.0, ge=20.0, le=2000.0, description="life past the target time")
     task_limit_s: float = Field(
-        default=8.0, ge=0.5, le=3600.0, description="a task not done by then is flagged"
+        default=8.0, ge=0.5, le=3600.0, description="a policy that has not done its task by then is flagged"
     )
 
     hold_on_doubt: bool = Field(

@@ -51,7 +51,7 @@ fps = 30
 # execute = 16               # actions used of each chunk
 # slack = 3                  # of them played while an answer is due; if it takes longer, the arm slows down
 # ensemble = 0.01            # instead: ask in every tick, average all answers (ACT's weights)
-# task_limit_s = 8.0         # a task not done by then is flagged
+# task_limit_s = 8.0         # a policy that has not done its task by then is flagged
 
 [policy]
 address = "unix:/run/ratchet/policy.sock"   # where `ratchet serve` listens

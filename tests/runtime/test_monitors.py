@@ -84,6 +84,16 @@ def test_timeout_begins_at_the_limit_and_never_after_success():
     assert run(bank, [make_row(t) for t in range(4)])[0].evidence["limit_ticks"] == 3
 
 
+def test_a_person_takes_the_time_it_needs():
+    bank = make_bank(limit=10)
+    assert run(bank, [make_row(t, source=Source.TELEOP) for t in range(300)]) == []
+    assert bank.finish() == []
+    bank.reset()
+    rollout = [Source.POLICY] * 6 + [Source.INTERVENTION] * 300 + [Source.POLICY] * 5
+    began = run(bank, [make_row(t, source=source) for t, source in enumerate(rollout)])
+    assert [(flag.kind, flag.start_ns) for flag in began] == [("timeout", 310 * TICK_NS)]
+
+
 def test_tracking_wants_an_error_that_lasts_and_names_the_joint():
     bank = make_bank(tracking_hold_ticks=5)
     short = [make_row(t, goal=joint(2, 1.0 if t < 4 else 0.0)) for t in range(12)]
