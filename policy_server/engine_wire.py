@@ -20,6 +20,7 @@ from policies.manifest import Manifest
 #: Observations in one request to an engine.
 MAX_BATCH = 64
 _MAX_MESSAGE = 16 * 2**20  # a manifest has at most 8 MiB
+_BLOCK = 2**16
 _LENGTH = struct.Struct("<I")
 _ALIGN = 64
 
@@ -31,35 +32,36 @@ def send(end: socket.socket, message: Message, fd: int | None = None) -> None:
     body = json.dumps(message).encode()
     data = _LENGTH.pack(len(body)) + body
     if fd is not None:
-        socket.send_fds(end, [data[:1]], [fd])
-        data = data[1:]
+        data = data[socket.send_fds(end, [data], [fd]) :]
     end.sendall(data)
 
 
 def receive(end: socket.socket) -> tuple[Message, int | None]:
-    """The next message and the descriptor that came with it.
+    """The next message and the descriptor that came with it; nobody sends another before its answer.
 
     Raises EOFError when the other end is gone, TimeoutError after the socket's time-out.
     """
-    first, fds, _, _ = socket.recv_fds(end, 1, 1)
-    if not first:
-        raise EOFError("the other end is gone")
-    (length,) = _LENGTH.unpack(first + _exactly(end, _LENGTH.size - 1))
+    block, fds, _, _ = socket.recv_fds(end, _BLOCK, 1)  # nearly always all of it
+    data = bytearray(block)
+    if len(data) < _LENGTH.size:
+        if not data:
+            raise EOFError("the other end is gone")
+        _fill(end, data, _LENGTH.size)
+    (length,) = _LENGTH.unpack_from(data)
     if length > _MAX_MESSAGE:
         raise EOFError(f"a message of {length} bytes")
-    message = json.loads(_exactly(end, length))
+    _fill(end, data, _LENGTH.size + length)
+    message = json.loads(data[_LENGTH.size :])
     assert isinstance(message, dict)
     return message, fds[0] if fds else None
 
 
-def _exactly(end: socket.socket, size: int) -> bytes:
-    data = bytearray()
+def _fill(end: socket.socket, data: bytearray, size: int) -> None:
     while len(data) < size:
-        block = end.recv(min(size - len(data), 2**16))
+        block = end.recv(min(size - len(data), _BLOCK))
         if not block:
             raise EOFError("the other end is gone")
         data += block
-    return bytes(data)
 
 
 class Exchange:

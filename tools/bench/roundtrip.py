@@ -14,6 +14,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from policies.config import Backbone
 from runtime.policy_log import ANSWER, answer_reader
 from tools.bench.act_bundle import Served, export_untrained
 from tools.bench.common import quantile, show
@@ -48,6 +49,13 @@ Examples:
 @click.option(
     "--priority", type=click.IntRange(0, 9), default=5, show_default=True, help="Of the policy server."
 )
+@click.option(
+    "--backbone",
+    type=click.Choice(["resnet18", "efficientnet_lite0"]),
+    default="resnet18",
+    show_default=True,
+    help="Of the full-size policy; the published one has a ResNet-18.",
+)
 @click.option("--bundles", type=PATH, help="Keep the exported policy here, and use it if it is.")
 @click.option("--dir", "folder", type=PATH, help="Keep the run and its logs here.")
 @json_flag
@@ -55,26 +63,35 @@ def command(
     seconds: float,
     threads: int,
     priority: int,
+    backbone: Backbone,
     bundles: Path | None,
     folder: Path | None,
     as_json: bool,
 ) -> None:
     """The published ACT (51.6 M, chunk 100), int8, two 320x240 cameras, asked in every tick while an episode
     is recorded: real bus processes, service and policy server; only arm and cameras are simulated.
+
+    The policy server gets a real-time priority below the control loop's; --priority 0 shows what becomes of
+    it without one.
     """
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ratchet-bench-")))
-        show(asyncio.run(measure(folder, bundles or folder, seconds, (threads, priority))), as_json)
+        say("exporting the policy, unless it is there")
+        served = bundle(bundles or folder, backbone)
+        figures = asyncio.run(measure(folder, served, seconds, (threads, priority)))
+        show({"backbone": backbone, **figures}, as_json)
 
 
-def bundle(root: Path) -> Served:
+def bundle(root: Path, backbone: Backbone) -> Served:
     """The full-size policy, exported below ``root`` or found there."""
-    from policies.config import CameraShape, act_full
+    from policies.config import ACTConfig, CameraShape, act_full
 
     width, height = CAMERA_SIZE
     cameras = tuple(CameraShape(name=name, height=height, width=width) for name in ("front", "wrist"))
-    return export_untrained(root / f"act-full-{width}x{height}", act_full(cameras))
+    config = ACTConfig.model_validate({**act_full(cameras).model_dump(), "backbone": backbone})
+    suffix = "" if backbone == "resnet18" else f"-{backbone}"
+    return export_untrained(root / f"act-full-{width}x{height}{suffix}", config)
 
 
 class Answers:
@@ -111,13 +128,11 @@ class Answers:
         self._rows.append(rows)
 
 
-async def measure(folder: Path, bundles: Path, seconds: float, effort: tuple[int, int]) -> dict[str, Any]:
-    """Run the robot below ``folder`` for ``seconds``; everything that is printed.
+async def measure(folder: Path, served: Served, seconds: float, effort: tuple[int, int]) -> dict[str, Any]:
+    """Run the robot with ``served`` below ``folder`` for ``seconds``; everything that is printed.
 
     ``effort`` is the threads of an inference and their real-time priority.
     """
-    say("exporting the policy, unless it is there")
-    served = await asyncio.to_thread(bundle, bundles)
     say("starting bench, policy server and robot")
     sim = await asyncio.to_thread(
         start_sim,
