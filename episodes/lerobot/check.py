@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from episodes.errors import ImportRefusedError
 from episodes.lerobot.layout import BOOKKEEPING, Dataset
+
+_ISOLATED = 0.02  # of the rows: as often may time go back, two times in any case
+_RATE = 0.15  # of fps: further from it the usual step between rows is no jitter (25 against 30 is 0.17)
+_RATE_ROWS = 10  # in fewer rows a gap and another rate look the same
+
+
+def refuse_wrong_times(timestamps_s: npt.NDArray[np.float64], fps: float, where: Path) -> None:
+    """Raises ImportRefusedError for timestamps that are not those of rows in order at ``fps``.
+
+    Gaps, drift by jitter and isolated steps back are notes (`timestamp_notes`); what has no clear meaning is
+    time that goes back again and again or stands still, and another rate than info.json's.
+    """
+    steps = np.diff(timestamps_s)
+    leave_out = "leave this episode out (--episodes)"
+    back, still = int((steps < 0).sum()), int((steps == 0).sum())
+    if back > max(2, _ISOLATED * len(steps)) or (still > len(steps) / 2 and len(steps) > 2):
+        what = "go back" if back else "stand still"
+        raise ImportRefusedError(
+            f"timestamps in {where} {what} between {back or still} of {len(steps)} pairs of rows",
+            f"sort the rows or correct the column, or {leave_out}",
+        )
+    usual = float(np.median(steps)) if len(timestamps_s) >= _RATE_ROWS else 1 / fps
+    if usual <= 0 or abs(usual * fps - 1) > _RATE:
+        found = f"are {1 / usual:.3g} a second" if usual > 0 else "mostly do not advance"
+        raise ImportRefusedError(
+            f"timestamps in {where} {found}, info.json says fps {fps:g}",
+            f"correct fps in info.json, or {leave_out}",
+        )
 
 
 def timestamp_notes(timestamps_s: npt.NDArray[np.float64], fps: float) -> list[str]:
@@ -73,3 +103,16 @@ def value_type(kind: Any) -> Any:
 def arrow_name(dtype: str) -> str:
     """What pyarrow calls a dtype of info.json."""
     return {"float32": "float", "float64": "double", "float16": "halffloat"}.get(dtype, dtype)
+
+
+def total_notes(dataset: Dataset) -> list[str]:
+    """Totals in info.json that are not those of the metadata, which is what is read."""
+    listed = {
+        "total_episodes": len(dataset.episodes),
+        "total_frames": sum(e.length for e in dataset.episodes.values()),
+    }
+    return [
+        f"info.json says {key} {dataset.info.get(key)!s:.40}, the metadata lists {found}"
+        for key, found in listed.items()
+        if dataset.info.get(key) != found
+    ]

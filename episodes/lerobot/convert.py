@@ -15,6 +15,7 @@ from typing import Any
 
 from episodes.errors import ImportRefusedError
 from episodes.lerobot import v30
+from episodes.lerobot.check import total_notes
 from episodes.lerobot.durable import only_writer
 from episodes.lerobot.encode import VideoFormat, encode_video
 from episodes.lerobot.layout import Dataset
@@ -92,7 +93,8 @@ class _Conversion:
             )
         self.fps = int(self.dataset.fps)
         self.present = v30.look(root)
-        self.report = ConversionReport(str(source), str(root), repairs=list(self.dataset.repairs))
+        self.report = ConversionReport(str(source), str(root), repairs=[*self.dataset.repairs])
+        self.report.repairs += total_notes(self.dataset)
 
     def run(self) -> ConversionReport:
         facts = self._facts()

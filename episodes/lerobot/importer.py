@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from episodes.errors import ImportRefusedError
+from episodes.lerobot.check import total_notes
 from episodes.lerobot.job import Job
 from episodes.lerobot.layout import Dataset, SourceEpisode
 from episodes.ref import EpisodeRef
@@ -60,7 +61,7 @@ def import_lerobot(
     in the middle when one turns out broken; episodes imported until then are kept.
     """
     dataset = Dataset(source)
-    report = ImportReport(warnings=_dataset_warnings(dataset))
+    report = ImportReport(warnings=total_notes(dataset))
     chosen = _choose(dataset, episodes)
     if not allow_missing_video:
         _refuse_missing(dataset, chosen)
@@ -123,15 +124,3 @@ def _known_sources(store: EpisodeStore) -> set[str]:
         else:
             known.add(row["source"])
     return known
-
-
-def _dataset_warnings(dataset: Dataset) -> list[str]:
-    listed = {
-        "total_episodes": len(dataset.episodes),
-        "total_frames": sum(e.length for e in dataset.episodes.values()),
-    }
-    return [
-        f"info.json says {key} {dataset.info.get(key)}, the metadata lists {found}"
-        for key, found in listed.items()
-        if dataset.info.get(key) != found
-    ]

@@ -15,9 +15,16 @@ from pydantic import ValidationError
 from episodes.arrays import resize
 from episodes.errors import ImportRefusedError
 from episodes.lerobot.capture import Capture, is_capture
-from episodes.lerobot.check import layout_notes, sequence_notes, timestamp_notes, value_notes
+from episodes.lerobot.check import (
+    layout_notes,
+    refuse_wrong_times,
+    sequence_notes,
+    timestamp_notes,
+    value_notes,
+)
 from episodes.lerobot.layout import BOOKKEEPING, Dataset, Feature, SourceEpisode
 from episodes.lerobot.tables import seconds, to_numbers, whole_numbers
+from episodes.lerobot.tasks import UNNAMED, row_tasks
 from episodes.lerobot.video import video_frames
 from episodes.reader import decode_jpeg
 from episodes.ref import EpisodeRef
@@ -52,6 +59,8 @@ class Job:
                 f"{item.data} has {self.rows} rows of episode {item.index}, its metadata says {item.length}",
                 "check the download, or leave this episode out with episodes=",
             )
+        if "timestamp" in self.table.column_names:
+            refuse_wrong_times(seconds(self.table, "timestamp"), dataset.fps, item.data)
         self.capture = Capture(self.table, dataset)
         self.label = dataset.labels.of(item.index, item.length)
         self.columns = {f.key: self._column(f) for f in dataset.features.values() if self._is_stream(f)}
@@ -147,13 +156,11 @@ class Job:
         )  # fmt: skip
 
     def _task(self) -> str:
-        names = list(self.item.tasks)
-        if "task_index" in self.table.column_names:
-            used = dict.fromkeys(whole_numbers(self.table, "task_index").tolist())
-            names = [self.dataset.tasks[i] for i in used if i in self.dataset.tasks] or names
+        _, names, repairs = row_tasks(self.dataset, self.item, self.table)
+        self.notes += repairs
         if len(names) > 1:
             self.notes.append(f"has {len(names)} tasks; the first one is kept: {names[0]}")
-        return (names[0] if names else "") or "unnamed task"
+        return names[0] or UNNAMED
 
     def _size(self, feature: Feature) -> tuple[int, int]:
         return self.image_size or (feature.shape[0], feature.shape[1])

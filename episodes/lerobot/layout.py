@@ -110,11 +110,7 @@ class Dataset:
                 table = table.take(pc.indices_nonzero(mine))
         elif episode.first_row is not None:
             table = table.slice(episode.first_row, episode.length)
-        if "frame_index" in table.column_names:
-            order = pc.sort_indices(table, sort_keys=[("frame_index", "ascending")])
-            if not np.array_equal(order.to_numpy(), np.arange(len(table))):
-                table = table.take(order)
-        return table
+        return in_order(table)
 
     def video_keys(self) -> list[str]:
         """Features kept as video files."""
@@ -139,6 +135,15 @@ class Dataset:
 
     def _inside(self, relative: str) -> Path:
         return self._home.inside(self.root / relative)
+
+
+def in_order(table: Any) -> Any:
+    """The rows sorted by frame_index, where there is one."""
+    if "frame_index" in table.column_names:
+        order = pc.sort_indices(table, sort_keys=[("frame_index", "ascending")])
+        if not np.array_equal(order.to_numpy(), np.arange(len(table))):
+            return table.take(order)
+    return table
 
 
 class _EpisodesV21(Mapping[int, SourceEpisode]):

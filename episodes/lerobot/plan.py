@@ -13,13 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from episodes.errors import ImportRefusedError
 from episodes.lerobot import bounds
-from episodes.lerobot.layout import BOOKKEEPING, Dataset, SourceEpisode
+from episodes.lerobot.check import refuse_wrong_times
+from episodes.lerobot.layout import BOOKKEEPING, Dataset, SourceEpisode, in_order
 from episodes.lerobot.remux import VideoFacts, video_facts
+from episodes.lerobot.tables import seconds
+from episodes.lerobot.tasks import row_tasks
 from episodes.lerobot.v30 import Present
 
 FILE_SECONDS = 1000.0
@@ -105,17 +109,25 @@ def _facts(dataset: Dataset, episode: SourceEpisode, missing_video: bool) -> Fac
             )
         size = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
         columns = frozenset(file.schema_arrow.names)
-        off = 0.0
-        if "timestamp" in columns:
-            table = bounds.read_open(file, episode.data, ["timestamp"])
-            times = np.asarray(table["timestamp"].to_numpy(), np.float64)
-            off = float(np.nan_to_num(np.abs(times - np.arange(len(times)) / dataset.fps), nan=9.9).max())
+        wanted = [c for c in ("timestamp", "frame_index", "task_index") if c in columns]
+        off = _off_grid_s(dataset, episode, bounds.read_open(file, episode.data, wanted)) if wanted else 0.0
     videos = {}
     for key, span in episode.videos.items():
         if missing_video and not span.path.is_file():
             continue
         videos[key] = _video(dataset, episode, key, span.path)
     return Facts(_identity(dataset, episode, videos), size, columns, off, videos)
+
+
+def _off_grid_s(dataset: Dataset, episode: SourceEpisode, table: Any) -> float:
+    """How far timestamps are from index / fps, s. Raises ImportRefusedError when tasks or times have no clear
+    meaning."""
+    row_tasks(dataset, episode, table)
+    if "timestamp" not in table.column_names:
+        return 0.0
+    times = seconds(in_order(table), "timestamp")
+    refuse_wrong_times(times, dataset.fps, episode.data)
+    return float(np.abs(times - np.arange(len(times)) / dataset.fps).max())
 
 
 def _identity(dataset: Dataset, episode: SourceEpisode, videos: Mapping[str, VideoFacts]) -> str:

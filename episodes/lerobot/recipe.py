@@ -13,6 +13,7 @@ from episodes.lerobot.metadata import Feature
 from episodes.lerobot.plan import ON_GRID_S, Facts, usable_features
 from episodes.lerobot.rows import Recipe, SourceStats
 from episodes.lerobot.tables import SCALAR_DTYPES
+from episodes.lerobot.tasks import UNNAMED
 from episodes.lerobot.v30 import Present
 
 
@@ -39,7 +40,7 @@ def make_recipe(
         kept = f"the originals are kept in {TIME}" if TIME in features else "the set has no place for them"
         repairs.append(f"timestamps are up to {off:.3f} s off index/fps: set to it, {kept}")
     tasks = dict(present.tasks)
-    listed = (dataset.episodes[i].tasks or ("unnamed task",) for i in facts)
+    listed = (dataset.episodes[i].tasks or (UNNAMED,) for i in facts)
     for texts in ([t for _, t in sorted(dataset.tasks.items())], *listed):
         for text in texts:
             tasks.setdefault(text, len(tasks))

@@ -30,6 +30,7 @@ from episodes.lerobot.tables import (
     to_numbers,
     whole_numbers,
 )
+from episodes.lerobot.tasks import row_tasks
 from episodes.lerobot.video import decode_picture, video_frames
 
 _GROUP_BYTES = 16 << 20
@@ -116,9 +117,10 @@ def write_rows(recipe: Recipe, file: OutFile, path: Path) -> Iterator[Written]:
 def _episode(recipe: Recipe, part: Part, columns: Any) -> tuple[Any, Written]:
     source = recipe.dataset.episodes[part.source]
     table = recipe.dataset.rows(source)
-    task, texts = _tasks(recipe, source, table)
+    place, texts, repairs = row_tasks(recipe.dataset, source, table)
+    task = np.array([recipe.tasks[text] for text in texts], np.int64)[place]
     own = bookkeeping(part.length, recipe.fps, part.episode, part.first_index, task)
-    written = Written(part.source, part.episode, part.first_index, part.length, texts, {})
+    written = Written(part.source, part.episode, part.first_index, part.length, texts, {}, repairs)
     written.notes += layout_notes(table, recipe.dataset) + _time_notes(recipe, table)
     arrays = []
     for feature in recipe.features.values():
@@ -148,22 +150,6 @@ def _numbers(recipe: Recipe, table: Any, feature: Feature) -> npt.NDArray[Any]:
     return to_numbers(table[feature.key], feature)
 
 
-def _tasks(
-    recipe: Recipe, source: SourceEpisode, table: Any
-) -> tuple[npt.NDArray[np.int64] | int, list[str]]:
-    if "task_index" in table.column_names:
-        old = whole_numbers(table, "task_index")
-        used = list(dict.fromkeys(old.tolist()))
-        if all(i in recipe.dataset.tasks for i in used):
-            texts = [recipe.dataset.tasks[i] for i in used]
-            new = np.zeros(len(old), np.int64)
-            for index, text in zip(used, texts, strict=True):
-                new[old == index] = recipe.tasks[text]
-            return new, list(dict.fromkeys([*texts, *source.tasks]))
-    texts = list(source.tasks) or ["unnamed task"]
-    return recipe.tasks[texts[0]], texts
-
-
 def _time_notes(recipe: Recipe, table: Any) -> list[str]:
     notes = []
     if "timestamp" in table.column_names:
@@ -172,6 +158,8 @@ def _time_notes(recipe: Recipe, table: Any) -> list[str]:
         notes.append("no timestamp column; index and fps are used")
     if "frame_index" in table.column_names:
         notes += sequence_notes(whole_numbers(table, "frame_index"))
+    else:
+        notes.append("no frame_index column; rebuilt from the order of the rows")
     return notes
 
 

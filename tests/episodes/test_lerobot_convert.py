@@ -263,6 +263,7 @@ def test_clear_meanings_are_repaired_and_listed(tmp_path: Path) -> None:
         f"{KEY} is left out: 1 episodes do not have it",
         "observation.state is stored as double, info.json says float32",
         "no episode_index, index, task_index column",
+        "no frame_index column",
     ):
         assert expected in text
     new = Dataset(tmp_path / "new")

@@ -249,3 +249,64 @@ def test_ragged_lists_are_refused(store: EpisodeStore, tmp_path: Path) -> None:
     root = make_set(tmp_path / "set", (3,), action=lambda n: rows)
     with pytest.raises(ImportRefusedError, match="lists are of different lengths"):
         import_lerobot(root, store)
+
+
+def test_a_task_index_in_no_task_list_is_refused_where_there_are_several_tasks(
+    store: EpisodeStore, tmp_path: Path
+) -> None:
+    root = make_set(tmp_path / "set", (3, 3), task_index=lambda n: [99] * n)
+    for attempt in (lambda: import_lerobot(root, store), lambda: convert_v30(root, tmp_path / "new")):
+        with pytest.raises(ImportRefusedError, match=r"task_index 99, .* in no task list, .* 2 tasks"):
+            attempt()
+    assert store.ids() == []
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_task_index_in_no_task_list_is_the_only_task(store: EpisodeStore, tmp_path: Path) -> None:
+    root = make_set(tmp_path / "set", (3,), task_index=lambda n: [99] * n)
+    (root / "meta/tasks.jsonl").write_text('{"task_index": 0, "task": "task 0"}\n')
+    said = "task_index 99 is in no task list; read as the only task: task 0"
+    imported = import_lerobot(root, store)
+    assert said in imported.notes[0]
+    assert store.read(imported.imported[0]).meta.task == "task 0"
+    assert said in convert_v30(root, tmp_path / "new").episode_notes[0]
+    new = Dataset(tmp_path / "new")
+    assert new.tasks[new.table(new.episodes[0])["task_index"][0].as_py()] == "task 0"
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        (lambda n: [(n - r) / 10 for r in range(n)], "go back between 19 of 19 pairs"),
+        (lambda n: [r / 10 - (0.5 if r % 4 == 0 else 0) for r in range(n)], "go back between 4 of 19 pairs"),
+        (lambda n: [0.0] * n, "stand still between 19 of 19 pairs"),
+        (lambda n: [r / 5 for r in range(n)], "are 5 a second, info.json says fps 10; correct fps"),
+        (lambda n: [r / 12 for r in range(n)], "are 12 a second, info.json says fps 10"),
+    ],
+)
+def test_times_without_a_clear_meaning_are_refused(
+    store: EpisodeStore, tmp_path: Path, times: Any, expected: str
+) -> None:
+    root = make_set(tmp_path / "set", (20,), timestamp=times)
+    for attempt in (lambda: import_lerobot(root, store), lambda: convert_v30(root, tmp_path / "new")):
+        with pytest.raises(ImportRefusedError, match=expected):
+            attempt()
+    assert store.ids() == []
+    assert not (tmp_path / "new").exists()
+
+
+def test_gaps_and_isolated_steps_back_are_repairs_and_so_are_totals(
+    store: EpisodeStore, tmp_path: Path
+) -> None:
+    def times(rows: int) -> list[float]:
+        return [r / 10 + (3.0 if r > 12 else 0.0) - (0.15 if r == 5 else 0.0) for r in range(rows)]
+
+    root = make_set(tmp_path / "set", (20,), timestamp=times)
+    edit_info(root, total_frames=5)
+    said = "info.json says total_frames 5, the metadata lists 20"
+    imported, converted = import_lerobot(root, store), convert_v30(root, tmp_path / "new")
+    assert imported.warnings == [said]
+    assert said in converted.repairs
+    for notes in (imported.notes[0], converted.episode_notes[0]):
+        assert any("1 gaps longer" in note for note in notes)
+        assert any("does not advance between 1 pairs" in note for note in notes)
