@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hal.types import Frame
 from runtime.camera_process import FRAME_CAPACITY, STATUS, CameraProcessConfig, CameraSpec
@@ -42,15 +43,32 @@ class CameraHandle:
         self._frames = RingReader(config.ring(name), frame_dtype(spec.height, spec.width))
         self._status = RingReader(config.status(name), STATUS)
 
+    @property
+    def held(self) -> int:
+        """How many of the last pictures can still be read."""
+        return self._frames.capacity
+
     def latest(self, max_age_s: float | None = None) -> Frame | None:
         """The newest picture; None when it is older than ``max_age_s`` (default: the stream's freshness)."""
-        newest = self._frames.latest()
-        if newest is None:
-            return None
-        _, record = newest
+        found = self.newest()
+        return found[1] if found is not None and self.fresh(found[1], max_age_s) else None
+
+    def newest(self) -> tuple[int, Frame] | None:
+        """The newest picture, however old, and its index in the ring; None before the first."""
+        found = self._frames.latest()
+        return None if found is None else (found[0], self._frame(found[1]))
+
+    def read(self, index: int) -> Frame | None:
+        """The picture at ``index`` of the ring; None when it was overwritten or is not there yet."""
+        record = self._frames.at(index)
+        return None if record is None else self._frame(record)
+
+    def fresh(self, frame: Frame, max_age_s: float | None = None) -> bool:
+        """Whether it is at most ``max_age_s`` old (default: the stream's freshness)."""
         limit_ns = self.fresh_ns if max_age_s is None else round(max_age_s * NS)
-        if time.monotonic_ns() - int(record["t_ns"]) > limit_ns:
-            return None
+        return time.monotonic_ns() - frame.t_ns <= limit_ns
+
+    def _frame(self, record: Any) -> Frame:
         return Frame(
             self.name,
             int(record["seq"]),
@@ -88,7 +106,8 @@ class CameraSet:
         self.config.run_dir.mkdir(parents=True, exist_ok=True)
         if not self.handles:
             for name, spec in self.config.cameras.items():
-                create_ring(self.config.ring(name), frame_dtype(spec.height, spec.width), FRAME_CAPACITY)
+                held = max(FRAME_CAPACITY, spec.fps // 4)  # a quarter of a second of faster cameras, too
+                create_ring(self.config.ring(name), frame_dtype(spec.height, spec.width), held)
                 create_ring(self.config.status(name), STATUS, FRAME_CAPACITY)
                 self.handles[name] = CameraHandle(name, self.config)
         path = self.config.run_dir / "cameras.config.json"

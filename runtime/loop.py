@@ -15,10 +15,11 @@ from dataclasses import replace
 from typing import Any
 
 from episodes.errors import StoreError
-from hal.types import JOINTS, Vector
+from hal.types import JOINTS, Frame, Vector
 from runtime.bus_handle import BusSample
 from runtime.bus_records import Fault
 from runtime.control import Controller, TickResult
+from runtime.frame_tail import FrameTail
 from runtime.leader_stats import LeaderStats
 from runtime.loop_parts import Arm, ChunkSource, FrameSource
 from runtime.loop_stats import LoopStats, TickLog
@@ -55,6 +56,8 @@ class ControlLoop:
         self._follower = follower
         self._leader = leader
         self._cameras = dict(cameras)
+        self._tail = FrameTail(self._cameras)
+        self._pictures: Mapping[str, list[Frame]] = {}
         self._policy = policy
         self._recorder = recorder
         self.stats = LoopStats()
@@ -162,6 +165,7 @@ class ControlLoop:
     def begin_episode(self) -> None:
         """Monitors start afresh with the episode that is about to be recorded; the motion goes on."""
         self._controller.bank.reset()
+        self._tail.restart()
         self.drive = Drive()
         self._bus_index = -1 if self.sample is None else self.sample.index
 
@@ -199,13 +203,14 @@ class ControlLoop:
             return None
         self._judge(sample, now_ns)
         leader = None if self._leader is None else self._leader.latest()
-        frames = {name: frame for name, camera in self._cameras.items() if (frame := camera.latest())}
+        pictures = self._tail.look(self._recorder.listening)
+        self._pictures = pictures.to_record
         return Observation(
             tick=self.ticks,
             t_ns=now_ns,
             joints=sample.joints,
             goal=sample.goal,
-            frames=frames,
+            frames=pictures.newest,
             leader=None if leader is None else leader.joints,
         )
 
@@ -320,7 +325,8 @@ class ControlLoop:
         if not self._recorder.listening:
             return
         try:
-            self._recorder.tick(observation, result.asked, result.source, wake.late_ns / 1e6)
+            late_ms = wake.late_ns / 1e6
+            self._recorder.tick(observation, result.asked, result.source, late_ms, self._pictures)
             self._recorder.bus([bus_row(sample.joints, sample.goal) for sample in samples])
         except StoreError as error:
             self.recording_failed(error)

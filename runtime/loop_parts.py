@@ -20,9 +20,23 @@ class Arm(Protocol):
 
 
 class FrameSource(Protocol):
-    """The newest frame of one camera, or None."""
+    """The frames of one camera, by the index at which it published them."""
 
-    def latest(self) -> Frame | None: ...
+    @property
+    def held(self) -> int:
+        """How many of the last ones can still be read."""
+
+    def latest(self) -> Frame | None:
+        """The newest if it is fresh."""
+
+    def newest(self) -> tuple[int, Frame] | None:
+        """The newest however old, and its index."""
+
+    def read(self, index: int) -> Frame | None:
+        """That one, or None when it was overwritten."""
+
+    def fresh(self, frame: Frame) -> bool:
+        """Whether a policy may still drive by it."""
 
 
 class ChunkSource(Protocol):

@@ -177,15 +177,29 @@ class EpisodeRecorder:
         self._takeover = None
         return writer.id
 
-    def tick(self, observation: Observation, asked: Vector, source: Source, lateness_ms: float = 0.0) -> None:
-        """Record one control tick; frames already recorded are not recorded twice."""
+    def tick(
+        self,
+        observation: Observation,
+        asked: Vector,
+        source: Source,
+        lateness_ms: float = 0.0,
+        frames: Mapping[str, Sequence[Frame]] | None = None,
+    ) -> None:
+        """Record one control tick; frames already recorded are not recorded twice.
+
+        ``frames`` are all that each camera has given since the tick before, oldest first (default: those
+        of the observation).
+        """
         if not self.listening:
             return
         self._flush_row(observation.goal)
         self._pending = _Pending(observation, asked, source, lateness_ms)
         self._last_ns = observation.t_ns
-        for camera, frame in observation.frames.items():
-            self._frame(camera, frame)
+        if frames is None:
+            frames = {camera: (frame,) for camera, frame in observation.frames.items()}
+        for camera, given in frames.items():
+            for frame in given:
+                self._frame(camera, frame)
 
     def bus(self, samples: Sequence[tuple[int, int, Mapping[str, Vector]]]) -> None:
         """Record samples at bus rate: (t_ns, seq, values by stream name)."""

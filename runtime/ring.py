@@ -179,6 +179,10 @@ class RingReader(_Ring):
         start = int(broken[-1]) + 1 if broken.size else 0
         return first + start, bodies[start:]
 
+    def at(self, index: int) -> Any | None:
+        """Copy of record ``index``; None when it was overwritten or is not written yet."""
+        return self._read(index) if index >= 0 else None
+
     def _read(self, index: int) -> Any | None:
         slot = index % self.capacity
         word = 2 * index + 2

@@ -78,12 +78,30 @@ class FakePolicy:
 
 
 class FakeCamera:
+    """Publishes ``rate`` pictures before each look, into a ring of eight; each is filled with its number."""
+
+    held = 8
+
     def __init__(self) -> None:
-        self.seq = 0
+        self.published: list[Frame] = []
+        self.rate = 1
+
+    def newest(self) -> tuple[int, Frame] | None:
+        for _ in range(self.rate):
+            seq = 100 + len(self.published)
+            image = np.full((8, 8, 3), seq % 256, np.uint8)
+            self.published.append(Frame("front", seq, time.monotonic_ns(), image, False))
+        return len(self.published) - 1, self.published[-1]
 
     def latest(self) -> Frame | None:
-        self.seq += 1
-        return Frame("front", self.seq, time.monotonic_ns(), np.zeros((8, 8, 3), np.uint8), False)
+        found = self.newest()
+        return None if found is None else found[1]
+
+    def read(self, index: int) -> Frame | None:
+        return self.published[index] if len(self.published) - self.held <= index else None
+
+    def fresh(self, frame: Frame) -> bool:
+        return True
 
 
 def no_losses(timeouts: int = 0) -> BusCounters:
@@ -128,8 +146,9 @@ class Bench:
         camera = CameraSpec(name="front", height=8, width=8)
         self.recorder = EpisodeRecorder(store, [camera], 30.0, {}, bus_streams=True)
         controller = Controller(ControlConfig(), MonitorBank(MonitorConfig(), None, 180))
+        self.camera = FakeCamera()
         self.loop = ControlLoop(
-            controller, self.arm, self.leader, {"front": FakeCamera()}, self.policy, self.recorder
+            controller, self.arm, self.leader, {"front": self.camera}, self.policy, self.recorder
         )
 
     def tick(self, count: int = 1, *, leader_alive: bool = True, **change: object) -> None:
@@ -337,6 +356,38 @@ def test_the_recorded_action_is_the_goal_let_through_in_answer_to_what_was_asked
     np.testing.assert_allclose(streams["observation.state"].values[:, 0], [0.1, 0.2])
     np.testing.assert_allclose(streams["action"].values[:, 0], [0.2, 0.3], rtol=1e-6)
     np.testing.assert_allclose(streams["action.asked"].values[:, 0], [0.9, 0.9], rtol=1e-6)
+
+
+def test_every_picture_between_two_ticks_is_recorded_once_and_in_order(
+    bench: Bench, store: EpisodeStore
+) -> None:
+    bench.go(Event.ENABLE, Event.TELEOP)
+    bench.tick(3)
+    episode = bench.recorder.start("task", "demo")
+    bench.loop.begin_episode()
+    for rate in (1, 2, 0, 3, 1, 8, 0, 0, 1, 0, 12, 0, 0, 1):
+        bench.camera.rate = rate
+        bench.tick()
+    ref = bench.recorder.end("success", "", np.zeros(6))
+    assert ref is not None
+    ref.wait(20.0)
+    read = store.read(episode)
+    published = {frame.seq: frame.t_ns for frame in bench.camera.published}
+    frames = read.frames("front")
+    # A burst of 12 is more than the ring holds: its first four are lost to everybody.
+    assert frames.seq.tolist() == [*range(103, 119), *range(123, 132)]
+    assert frames.t_ns.tolist() == [published[seq] for seq in frames.seq.tolist()]
+    assert read.meta.cameras["front"].missing == 4
+
+
+def test_a_policy_looks_at_the_newest_picture_only(bench: Bench) -> None:
+    bench.camera.rate = 5
+    bench.go(Event.ENABLE, Event.POLICY)
+    bench.recorder.start("task", "rollout")
+    bench.loop.begin_episode()
+    bench.tick()
+    assert bench.policy.asked[0].frames["front"] is bench.camera.published[-1]
+    bench.recorder.discard()
 
 
 def test_bus_samples_from_before_the_episode_stay_out_of_it(bench: Bench, store: EpisodeStore) -> None:
