@@ -30,7 +30,8 @@ JOURNAL_SUFFIX = ".journal"
 class RecoveryReport:
     """What was done. ``recovered`` were interrupted, ``completed`` had ended but were not published,
     ``recatalogued`` had no catalogue row, ``damaged`` were set aside, ``missing`` have a row but no
-    folder, ``failed`` could not be published now (journal kept; id → error)."""
+    folder, ``failed`` could not be published now (journal kept; id → error). ``unreadable`` are journals
+    without a readable beginning (set aside), ``empty`` those of episodes that held nothing yet (gone)."""
 
     recovered: list[str] = field(default_factory=list)
     completed: list[str] = field(default_factory=list)
@@ -38,6 +39,8 @@ class RecoveryReport:
     damaged: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     failed: dict[str, StoreError] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
     partial_removed: int = 0
 
     def __bool__(self) -> bool:
@@ -71,7 +74,7 @@ def recover(host: Host) -> RecoveryReport:
     _recatalogue(host, active, report)
     for path in sorted((host.root / "journals").glob(f"*{JOURNAL_SUFFIX}")):
         if path.stem not in active:
-            _recover_journal(host, path, report)
+            recover_journal(host, path, report)
     if report:
         log.warning("store.recovered path=%s report=%s", host.root, report)
     return report
@@ -118,16 +121,23 @@ def _reject(host: Host, folder: Path, report: RecoveryReport) -> None:
     report.damaged.append(folder.name)
 
 
-def _recover_journal(host: Host, path: Path, report: RecoveryReport) -> None:
+def recover_journal(host: Host, path: Path, report: RecoveryReport, reason: str = RECOVERED_REASON) -> None:
+    """Publish what a journal holds; ``reason`` is the episode's when it had not ended."""
     episode_id = path.stem
     if (host.root / "episodes" / episode_id).is_dir():
         host.files.unlink(path)  # published, and checked above
         return
     try:
         scanned = read_journal(path)
-        draft = _usable(scanned, path, episode_id)
+        if scanned.draft is None and path.stat().st_size:
+            log.error("journal.unreadable path=%s", path)
+            set_aside(host.root, path, host.files)
+            report.unreadable.append(episode_id)
+            return
+        draft = _usable(scanned, path, episode_id, reason)
         if draft is None:
             host.files.unlink(path)
+            report.empty.append(episode_id)
             return
         host.publish_draft(draft, path)
     except DamagedError as error:
@@ -145,12 +155,10 @@ def _recover_journal(host: Host, path: Path, report: RecoveryReport) -> None:
             host.files.unlink(path)
 
 
-def _usable(scanned: Scanned, path: Path, episode_id: str) -> Draft | None:
+def _usable(scanned: Scanned, path: Path, episode_id: str, reason: str) -> Draft | None:
     """The draft to publish; None when nothing had been committed. Raises DamagedError."""
     draft, end = scanned.draft, scanned.end
     if draft is None:
-        if end.damaged:
-            raise DamagedError(f"journal {path} has no readable header")
         return None
     if draft.episode_id != episode_id:
         raise DamagedError(f"journal {path} belongs to episode {draft.episode_id}")
@@ -160,7 +168,7 @@ def _usable(scanned: Scanned, path: Path, episode_id: str) -> Draft | None:
         return None
     draft.recovered = True
     draft.outcome = "unknown"
-    draft.reason = RECOVERED_REASON
+    draft.reason = reason
     if end.damaged:
         draft.reason += f"; its journal was damaged, {end.torn_bytes} bytes could not be read"
     return draft

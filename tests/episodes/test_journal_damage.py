@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from episode_helpers import SPEC, state
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from episodes.errors import DamagedError
 from episodes.files import FileLayer
 from episodes.journal import GroupBuilder, JournalWriter, RecordKind
 from episodes.store import EpisodeStore
+from tools.commands.episodes import recover
 
 GROUPS, ROWS = 6, 5
 STREAM = SPEC.streams[0].row_dtype()
@@ -184,5 +186,20 @@ def test_unusable_journals_never_stop_the_store_from_opening(tmp_path: Path) -> 
     with EpisodeStore.open(tmp_path) as store:
         assert store.recovery.recovered == ["good"]
         assert store.recovery.damaged == ["other"]
+        assert store.recovery.unreadable == ["noise"]
+        assert store.recovery.empty == ["empty", "header-only"]
         assert store.ids() == ["good"]
     assert list(journals.iterdir()) == []
+    kept = (tmp_path / "damaged" / "noise.journal").read_bytes()
+    assert kept == random.Random(0).randbytes(5000), "whatever it is, it is not ours to delete"
+
+
+def test_the_verb_says_what_became_of_journals_that_are_none(tmp_path: Path) -> None:
+    journals = new_store(tmp_path)
+    (journals / "noise.journal").write_bytes(random.Random(1).randbytes(3000))
+    (journals / "empty.journal").touch()
+    done = CliRunner().invoke(recover, ["--store", str(tmp_path)])
+    assert "noise: its journal CANNOT BE READ, moved to damaged/" in done.output
+    assert "empty: had begun, nothing was recorded" in done.output
+    assert "nothing to do" not in done.output
+    assert done.exit_code == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -48,13 +49,15 @@ for _verb in (view, rerun, sync, receive, prune, convert, export, lint_command):
 
 @episodes.command(epilog="\b\nExample:\n  ratchet episodes ls --store episodes --where \"kind = 'demo'\"")
 @store_option
-@click.option("--where", default="true", help="SQL condition over the catalogue.")
+@click.option("--where", default="true", help="SQL condition, or a SELECT with a column of ids.")
 @click.option("--limit", type=click.IntRange(1), help="Show only the newest so many.")
 @json_flag
 def ls(store: Path, where: str, limit: int | None, as_json: bool) -> None:
     """List episodes, the oldest first."""
     with _reader(store) as opened:
-        rows = opened.query(f"SELECT {_LISTED} FROM episodes WHERE {where} ORDER BY started_wall, id")
+        chosen = set(opened.select(where))
+        rows = opened.query(f"SELECT {_LISTED} FROM episodes ORDER BY started_wall, id")
+    rows = [row for row in rows if row["id"] in chosen]
     shown = rows if limit is None else rows[-limit:]
     if as_json:
         show_json(shown)
@@ -143,7 +146,7 @@ def recover(store: Path, as_json: bool) -> None:
         show_json({**asdict(report), "failed": {k: str(v) for k, v in report.failed.items()}})
     else:
         _show_recovery(report)
-    if report.damaged or report.failed or report.missing:
+    if report.damaged or report.unreadable or report.failed or report.missing:
         sys.exit(1)
 
 
@@ -164,7 +167,7 @@ def query(sql: str, store: Path, timeout: float, as_json: bool) -> None:
     with _reader(store) as opened:
         rows = opened.query(sql, timeout)
     if as_json:
-        show_json(rows)
+        show_json([{k: _finite(v) for k, v in row.items()} for row in rows])
     elif rows:
         numbers = {k for k, v in rows[0].items() if isinstance(v, int | float) and not isinstance(v, bool)}
         show_table([f">{c}" if c in numbers else c for c in rows[0]], [list(r.values()) for r in rows])
@@ -272,6 +275,8 @@ def _show_recovery(report: RecoveryReport) -> None:
         "completed": "had ended, published",
         "recatalogued": "added to the catalogue again",
         "damaged": "DAMAGED, moved to damaged/",
+        "unreadable": "its journal CANNOT BE READ, moved to damaged/",
+        "empty": "had begun, nothing was recorded yet; its journal is gone",
         "missing": "MISSING although the catalogue lists it",
     }
     for name, what in words.items():
@@ -279,6 +284,8 @@ def _show_recovery(report: RecoveryReport) -> None:
             click.echo(f"{episode_id}: {what}")
     for episode_id, error in report.failed.items():
         click.echo(f"{episode_id}: NOT PUBLISHED: {error}")
+    if report.partial_removed:
+        click.echo(f"{report.partial_removed} half-written or half-deleted folders cleared away")
     if not report:
         click.echo("nothing to do: the store is in order")
 
@@ -290,6 +297,15 @@ def _show_import(report: ImportReport, store: Path) -> None:
         say(f"episode {index}: {'; '.join(notes)}")
     already = f", {len(report.skipped)} were there already" if report.skipped else ""
     click.echo(f"imported {len(report.imported)} episodes, {report.frames} frames, into {store}{already}")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return {k: _finite(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def _ms(ns: int) -> str:
