@@ -15,10 +15,6 @@ from episodes.errors import RecordingError
 from episodes.publish import PARTIAL
 from episodes.store import EpisodeStore
 
-_ROWS = """SELECT id, bytes, flagged OR interventions > 0 AS marked, synced IS NULL AS unsynced
-           FROM episodes ORDER BY started_wall, id"""
-
-
 log = logging.getLogger(__name__)
 
 _ROWS = """SELECT id, bytes, flagged OR interventions > 0 AS marked, synced IS NULL AS unsynced

@@ -7,6 +7,8 @@ the end of its segment: the rest of it is padding.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -111,6 +113,18 @@ class Dataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     def action_dim(self) -> int:
         """Numbers in an action."""
         return self.table.action.shape[1]
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over the episodes, how they were cut, their states, actions and picture sizes.
+
+        The pictures themselves are not read for it: an episode's id never names others.
+        """
+        described = [self.episodes, self.starts.tolist(), sorted(self.sizes.items())]
+        sha = hashlib.sha256(json.dumps(described).encode())
+        for values in (self.table.row, self.table.state, self.table.action):
+            sha.update(np.ascontiguousarray(values).data)
+        return sha.hexdigest()
 
     def __len__(self) -> int:
         return len(self.table.row)

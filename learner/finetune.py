@@ -83,6 +83,11 @@ class Joined:
         self.sizes = first.sizes
         self.state_dim, self.action_dim = first.state_dim, first.action_dim
 
+    @property
+    def identity(self) -> str:
+        """As `learner.loader.batch.Samples.identity`."""
+        return f"{self._first.identity} {self._second.identity}"
+
     def __len__(self) -> int:
         return len(self._first) + len(self._second)
 

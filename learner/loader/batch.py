@@ -96,6 +96,10 @@ class Samples(Protocol):
     @property
     def action_dim(self) -> int: ...
 
+    @property
+    def identity(self) -> str:
+        """The same for the same samples in the same order, another for any others."""
+
     def __len__(self) -> int: ...
 
     def fill(self, rows: Rows, at: I64, indices: I64) -> None:

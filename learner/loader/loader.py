@@ -77,16 +77,23 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where iterating is: plain values."""
-        return {"step": self.step, "fingerprint": self._sampler.fingerprint}
+        return {"step": self.step, "fingerprint": self._fingerprint()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken, to the bit. Raises DataError for another mix or seed."""
-        self.step = check_state(state, self._sampler.fingerprint)
+        """Go on where `state_dict` was taken, to the bit.
+
+        Raises DataError for what is no state, and for that of other data, another mix or seed.
+        """
+        self.step = check_state(state, self._fingerprint())
 
     def close(self) -> None:
         """End the threads. Safe twice."""
         self._abandon()
         self._pool.shutdown()
+
+    def _fingerprint(self) -> str:
+        """Of the data and of how they are drawn."""
+        return f"{self._sampler.fingerprint} {self._samples.identity}"
 
     def _begin_to(self, first: int) -> None:
         """Begin batches until ``ahead`` are under way, the first of them number ``first``."""

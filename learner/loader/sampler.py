@@ -21,6 +21,7 @@ from learner.errors import DataError
 I64 = npt.NDArray[np.int64]
 
 _DENOMINATOR = 1000
+_STEPS = 1 << 40  # of a state: what comes after fits into 64 bits whatever the batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +155,11 @@ def weighted(sizes: Sequence[int], weights: Sequence[float], batch: int) -> list
     ]
 
 
-def check_state(state: Mapping[str, Any], fingerprint: str) -> int:
-    """The step in a state. Raises DataError when it belongs to another sampler."""
-    if state.get("fingerprint") != fingerprint or not isinstance(state.get("step"), int):
+def check_state(state: Any, fingerprint: str) -> int:
+    """The step in a state. Raises DataError when it is none, or belongs to another loader."""
+    step = state.get("step") if isinstance(state, Mapping) else None
+    if type(step) is not int or not 0 <= step <= _STEPS:
+        raise DataError("that is no state of a loader", "resume from what its state_dict() gave")
+    if state.get("fingerprint") != fingerprint:
         raise DataError("the state is that of another loader", "resume with the same data, mix and seed")
-    return int(state["step"])
+    return step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from learner_helpers import episode, make_store, record
 
 from episodes.store import EpisodeStore
 from learner.config import DataConfig
-from learner.data import Dataset
+from learner.data import Dataset, EpisodeArrays
 from learner.errors import DataError
 from learner.loader.batch import Batch, Window
 from learner.loader.loader import Loader
@@ -81,6 +82,22 @@ def test_it_goes_on_in_the_middle_of_an_epoch_to_the_bit(data: Dataset) -> None:
         for one, two in zip(whole[7:], again, strict=False):
             assert same(one, two)
     with Loader(data, Sampler([Part(0, len(data), 5)], seed=4), Window(8)) as other, pytest.raises(DataError):
+        other.load_state_dict(state)
+
+
+def test_a_state_of_other_data_or_that_is_none_is_refused(store: EpisodeStore) -> None:
+    def steps(count: int) -> EpisodeArrays:
+        return replace(episode(count, 30), action=np.full((30, 6), count, np.float32))
+
+    one, two = (Dataset.build([steps(n)], SMALL) for n in (1, 2))
+    sampler = Sampler([Part(0, 30, 5)], seed=3)
+    with Loader(one, sampler, Window(8)) as loader:
+        state = loader.state_dict()
+        loader.load_state_dict(state)
+        for bad in (None, [], {}, {**state, "step": 10**30}, {**state, "step": -1}, {**state, "step": True}):
+            with pytest.raises(DataError, match="no state of a loader"):
+                loader.load_state_dict(bad)  # type: ignore[arg-type]
+    with Loader(two, sampler, Window(8)) as other, pytest.raises(DataError, match="the same data"):
         other.load_state_dict(state)
 
 
