@@ -27,6 +27,7 @@ from episodes.draft import Draft
 from episodes.errors import RecordingError, StoreError, StoreFormatError
 from episodes.files import FileLayer, io_error
 from episodes.journal import JournalWriter
+from episodes.leftovers import Leftovers
 from episodes.lock import WriterLock
 from episodes.marker import Marker, read_marker
 from episodes.publish import PARTIAL, publish
@@ -57,11 +58,13 @@ class EpisodeStore:
         self._writers: dict[str, EpisodeWriter] = {}
         self._writers_lock = threading.Lock()
         self._unsynced: list[str] = []
+        self._left = Leftovers(self)
         self._closed = False
         try:
             self.catalogue = self._open_catalogue()
             if mode == "w":
                 self.recovery = recover(self)
+                self._left.add(self.recovery.failed)
         except BaseException:
             if self._lock is not None:
                 self._lock.release()
@@ -157,7 +160,7 @@ class EpisodeStore:
         try:
             marker = publish(draft, journal, self.root / "episodes", self.files, durable)
         except OSError as error:
-            kept = f"; episode {draft.episode_id} is kept in {journal} and published at the next recovery"
+            kept = f"; episode {draft.episode_id} is kept in {journal} and published when there is room"
             raise io_error(error, self.root / "episodes" / draft.episode_id, kept) from error
         self.catalogue.put(marker, durable)
         if not durable:
@@ -165,15 +168,26 @@ class EpisodeStore:
                 self._unsynced.append(draft.episode_id)
         return marker
 
-    def forget(self, episode_id: str) -> None:
-        """Called by a writer's thread when it is done with an episode."""
+    def forget(self, episode_id: str, left: bool = False) -> None:
+        """Called by a writer when it is done with an episode; with ``left`` its journal waits for room."""
+        if left:
+            self._left.add([episode_id])
+        else:
+            self._left.drop(episode_id)
         with self._writers_lock:
             self._writers.pop(episode_id, None)
+
+    def publish_left(self) -> RecoveryReport:
+        """Publish one journal that the disk refused before, if there is room now; see ``Leftovers``.
+
+        To be called now and then beside a running robot; it waits for the disk. Raises RecordingError.
+        """
+        return self._left.publish()
 
     def active(self) -> set[str]:
         """Ids of the episodes being recorded or published by this process."""
         with self._writers_lock:
-            return set(self._writers)
+            return set(self._writers) | ({self._left.busy} if self._left.busy else set())
 
     def sync_files(self) -> None:
         """Returns when every file of the store is on the disk. Raises RecordingError."""
@@ -226,6 +240,7 @@ class EpisodeStore:
         """Finish every running episode (outcome unknown), publish, sync, release the lock. Safe twice."""
         if self._closed:
             return
+        self._left.close()
         try:
             with self._writers_lock:
                 running = list(self._writers.values())
@@ -317,6 +332,11 @@ def _check_format(root: Path) -> None:
         raise StoreFormatError(f"cannot read {path} ({error.strerror})", "check its permissions") from error
     except (ValueError, KeyError, TypeError) as error:
         raise StoreFormatError(f"{path} is not readable", "restore it from another store") from error
+    if not isinstance(name, str) or type(version) is not int:
+        raise StoreFormatError(
+            f"{path} is not readable (its format must be a text, its version a whole number)",
+            "restore it from another store",
+        )
     if name != FORMAT_NAME or version != FORMAT_VERSION:
         raise StoreFormatError(
             f"store {root} has format {name} {version}, this program reads {FORMAT_NAME} {FORMAT_VERSION}",

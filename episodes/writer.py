@@ -55,8 +55,8 @@ class Publisher(Protocol):
     def publish(self, draft: Draft, journal: JournalWriter) -> EpisodeMeta:
         """Publish the episode and delete its journal. Raises StoreError, the journal kept."""
 
-    def forget(self, episode_id: str) -> None:
-        """The episode is no longer being written by this process."""
+    def forget(self, episode_id: str, left: bool = False) -> None:
+        """The episode is not being written any more; ``left``: the disk refused, its journal is kept."""
 
 
 class EpisodeWriter:
@@ -174,6 +174,7 @@ class EpisodeWriter:
             raise RecordingError(f"episode {self.id} is finished", "it cannot be discarded any more")
         self._close("discard")
         self._thread.join()
+        self._publisher.forget(self.id)
         self._files.unlink(self._journal.path)
 
     def stop(self, reason: str) -> None:
@@ -242,9 +243,9 @@ class EpisodeWriter:
             self._fail(error if isinstance(error, StoreError) else RecordingError(f"JPEG encoder: {error}"))
         finally:
             self._journal.close()
-            self._publisher.forget(self.id)
             if meta is None and self._error is None and self._closing == "end":
                 self._error = RecordingError(f"the recorder of episode {self.id} failed", "see the log")
+            self._publisher.forget(self.id, left=self._error is not None)
             self._ref.resolve(meta, self._error)
 
     def _record(self) -> None:

@@ -43,7 +43,7 @@ from runtime.recorder import EpisodeRecorder
 from runtime.remote.errors import RemoteError
 from runtime.remote.server import RemoteServer
 from runtime.robot import Robot
-from runtime.store_budget import keep_budget, watch_disk
+from runtime.store_budget import keep_budget, publish_left, watch_disk
 
 log = logging.getLogger(__name__)
 
@@ -228,6 +228,7 @@ def _tasks(
         parts.robot.outcomes.send(),
         parts.robot.outcomes.watch(parts.loop, parts.recorder),
         watch_disk(parts.store, parts.recorder),
+        publish_left(parts.store),
         _announce(parts, server, notifier, ready),
     ]
     if config.store.budget_gb is not None:

@@ -14,6 +14,7 @@ from runtime.recorder import EpisodeRecorder
 log = logging.getLogger(__name__)
 
 PERIOD_S = 60.0
+LEFT_S = 5.0
 _LOOK_S = 2.0
 
 
@@ -26,6 +27,19 @@ async def watch_disk(store: EpisodeStore, recorder: EpisodeRecorder) -> None:
             log.warning("store.disk error=%s", error)
             recorder.disk_free = None
         await asyncio.sleep(_LOOK_S)
+
+
+async def publish_left(store: EpisodeStore, period_s: float = LEFT_S) -> None:
+    """Every ``period_s``, publish an episode that a full disk held up, once there is room for it again.
+
+    Runs until cancelled, in a thread of its own pace; trouble is logged and tried again.
+    """
+    while True:
+        await asyncio.sleep(period_s)
+        try:
+            await asyncio.to_thread(store.publish_left)
+        except StoreError as error:
+            log.error("store.left error=%s", error)
 
 
 async def keep_budget(store: EpisodeStore, budget_bytes: int, period_s: float = PERIOD_S) -> None:

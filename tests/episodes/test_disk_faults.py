@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import resource
@@ -19,6 +20,8 @@ from episode_helpers import LOSSLESS, SPEC, record_episode, record_ticks, state
 from episodes.errors import DiskFullError, RecordingError, StoreError
 from episodes.files import FileLayer
 from episodes.store import EpisodeStore
+from episodes.writer import EpisodeWriter
+from runtime.store_budget import publish_left
 
 TICKS = 6
 
@@ -72,6 +75,19 @@ def record_until_it_fails(store: EpisodeStore) -> StoreError | None:
     except StoreError as error:
         return error
     return None
+
+
+def until_something_is_committed(writer: EpisodeWriter) -> None:
+    while writer._draft.rows[0] == []:
+        threading.Event().wait(0.01)
+
+
+def record_ticks_until_the_disk_refuses(writer: EpisodeWriter) -> None:
+    with pytest.raises(DiskFullError):
+        for tick in range(TICKS, 100_000):
+            writer.append("action", tick, tick, state(tick))
+            threading.Event().wait(0.001)
+    writer._thread.join(30)
 
 
 def operations_of_one_episode(tmp_path: Path) -> int:
@@ -128,8 +144,7 @@ def test_after_publishing_began_a_full_disk_costs_nothing(tmp_path: Path) -> Non
     with EpisodeStore.open(tmp_path / "s", files=layer) as store:
         writer = store.begin(SPEC, config=LOSSLESS, episode_id="running")
         record_ticks(writer, TICKS)
-        while writer._draft.rows[0] == []:  # something is committed
-            threading.Event().wait(0.01)
+        until_something_is_committed(writer)
         layer.first = layer.operations + 3
         with pytest.raises(DiskFullError, match="kept"):
             writer.end("success").wait(30)
@@ -137,6 +152,67 @@ def test_after_publishing_began_a_full_disk_costs_nothing(tmp_path: Path) -> Non
         report = store.recover()
         assert report.recovered + report.completed == ["running"]
         check_prefix(store)
+
+
+def test_what_a_full_disk_held_up_is_published_beside_the_next_recording(tmp_path: Path) -> None:
+    layer = FailingLayer()
+    with EpisodeStore.open(tmp_path / "s", files=layer) as store:
+        writer = store.begin(SPEC, config=LOSSLESS, episode_id="running")
+        record_ticks(writer, TICKS)
+        until_something_is_committed(writer)
+        layer.first = layer.operations
+        with pytest.raises(DiskFullError):
+            writer.end("success").wait(30)
+        assert "running" in store.publish_left().failed
+        assert "running" not in store.ids()
+        layer.first = None
+        following = store.begin(SPEC, config=LOSSLESS, episode_id="following")
+        record_ticks(following, 2)
+        report = store.publish_left()
+        assert report.recovered + report.completed == ["running"]
+        assert store.active() == {"following"}, "the running one is left alone"
+        record_ticks(following, 2, start=2)
+        following.end("success").wait(30)
+        check_prefix(store)
+        assert not store.publish_left()
+        assert sorted(store.ids()) == ["following", "running"]
+        assert list((store.root / "journals").iterdir()) == []
+
+
+def test_what_was_thrown_away_after_a_disk_error_stays_thrown_away(tmp_path: Path) -> None:
+    layer = FailingLayer()
+    with EpisodeStore.open(tmp_path / "s", files=layer) as store:
+        writer = store.begin(SPEC, config=LOSSLESS, episode_id="running")
+        record_ticks(writer, TICKS)
+        until_something_is_committed(writer)
+        layer.first = layer.operations
+        record_ticks_until_the_disk_refuses(writer)
+        layer.first = None
+        writer.discard()
+        assert not store.publish_left()
+        assert store.ids() == []
+
+
+async def test_the_service_publishes_it_by_itself(tmp_path: Path) -> None:
+    layer = FailingLayer()
+    with EpisodeStore.open(tmp_path / "s", files=layer) as store:
+        writer = store.begin(SPEC, config=LOSSLESS, episode_id="running")
+        record_ticks(writer, TICKS)
+        await asyncio.to_thread(until_something_is_committed, writer)
+        layer.first = layer.operations + 4
+        with pytest.raises(DiskFullError):
+            writer.end("success").wait(30)
+        task = asyncio.create_task(publish_left(store, period_s=0.02))
+        await asyncio.sleep(0.1)
+        assert store.ids() == []
+        layer.first = None
+        for _ in range(1500):
+            if store.ids():
+                break
+            await asyncio.sleep(0.02)
+        assert store.ids() == ["running"]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def test_a_disk_error_surfaces_on_the_next_append(tmp_path: Path) -> None:
