@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import chromium
+import cv2
+import numpy as np
 import pytest
 from viewer_helpers import LOST, TICK_NS, TICKS, Looking, looking, viewer_store
 
@@ -92,6 +94,25 @@ def test_it_plays_in_capture_time_and_shows_what_is_missing(tab: chromium.Page, 
     assert shown_tick(page, "front") == pytest.approx(LOST[0] - 1, abs=1.5)
     assert page.js("document.querySelector('[data-camera=front] .badge').textContent").startswith("gap")
     assert page.errors == []
+
+
+def test_a_screenshot_shows_the_page(tab: chromium.Page, door: Looking, tmp_path: Path) -> None:
+    page = opened(tab, door, "#a=corrected")
+    page.until("viewer.shown.a.cameras.every(c => c.shown === 0)")
+    page.until(_COLOURS.format(selector='[data-chart="gripper"] canvas') + " > 20")
+    page.screenshot(tmp_path / "page.png")
+    png = cv2.imread(str(tmp_path / "page.png"))
+    assert png is not None
+    assert png.shape == (800, 1280, 3)
+    assert len(np.unique(png.reshape(-1, 3), axis=0)) > 100
+    for selector in ('[data-id="corrected"] .id', "[data-camera=wrist] canvas", "[data-timeline]"):
+        x, y, width, height = page.js(
+            f"(() => {{ const b = document.querySelector('{selector}').getBoundingClientRect();"
+            "return [b.x, b.y, b.width, b.height].map(Math.round); })()"
+        )
+        part = png[max(0, y) : y + height, max(0, x) : x + width].reshape(-1, 3)
+        assert len(part), selector
+        assert len(np.unique(part, axis=0)) > 3, f"{selector} is blank on the picture"
 
 
 def test_frames_and_flags_are_stepped_through_by_keys(tab: chromium.Page, door: Looking) -> None:
