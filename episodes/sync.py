@@ -231,14 +231,21 @@ def mark_synced(root: Path, episode_id: str, digest: str, where: str) -> None:
 
 
 @contextmanager
-def syncing(root: Path) -> Iterator[None]:
-    """Hold the store at ``root`` against another copy from or to it.
+def syncing(root: Path, source: bool = False) -> Iterator[bool]:
+    """Hold the store at ``root`` against another copy from or to it; whether it can be told of copies.
 
-    Raises StoreLockedError, RecordingError.
+    A ``source`` that cannot be written is only read: nobody can note in it that it counts on another copy, so
+    there is nothing to hold. Raises StoreLockedError, RecordingError for any other store.
     """
-    lock = WriterLock(root / "sync.lock", "copied from or to")
     try:
-        yield
+        lock = WriterLock(root / "sync.lock", "copied from or to")
+    except RecordingError:
+        if not source:
+            raise
+        yield False
+        return
+    try:
+        yield True
     finally:
         lock.release()
 

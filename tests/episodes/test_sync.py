@@ -207,6 +207,34 @@ def test_the_store_itself_is_no_copy(store: EpisodeStore, tmp_path: Path) -> Non
     assert synced(store)[name] is None
 
 
+def test_a_source_that_can_only_be_read_is_copied_and_not_marked(store: EpisodeStore, tmp_path: Path) -> None:
+    name = record_episode(store, 10)
+    (store.root / "sync.lock").mkdir()  # root may write everywhere: this it cannot open either
+    done = CliRunner().invoke(episodes, ["sync", str(tmp_path / "b"), "--store", str(store.root)])
+    assert done.exit_code == 0, done.exception
+    assert done.output.count("is not noted in it") == 1
+    assert synced(store)[name] is None
+    with EpisodeStore.open(tmp_path / "b", mode="r") as copied:
+        assert copied.ids() == [name]
+    with pytest.raises(RecordingError, match=r"cannot open .*sync\.lock"), syncing(store.root):
+        pass
+
+
+def test_a_host_without_its_colon_is_no_folder(
+    store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = record_episode(store, 10)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(episodes, ["sync", "desk", "--store", str(store.root)])
+    assert isinstance(done.exception, UsageError)
+    assert "did you mean desk:FOLDER" in str(done.exception)
+    assert not (tmp_path / "desk").exists()
+    assert synced(store)[name] is None
+    meant = CliRunner().invoke(episodes, ["sync", "./desk", "--store", str(store.root)])
+    assert "is on the same disk as" in meant.output
+    assert synced(store)[name] == "./desk"
+
+
 def test_a_copy_that_has_been_damaged_is_no_copy(store: EpisodeStore, tmp_path: Path) -> None:
     name = record_episode(store, 10)
     with EpisodeStore.open(tmp_path / "other") as target:

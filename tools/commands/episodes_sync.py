@@ -49,10 +49,12 @@ def sync(destination: str, store: Path, where: str, ssh: str, remote_ratchet: st
 
     Every file is compared with its checksum on arrival before the episode counts as there; it is then
     marked as synced here, unless the copy there counts on another one itself. Run again after an
-    interruption it goes on where it was. Works while the robot records.
+    interruption it goes on where it was. Works while the robot records, and from a store that can only be
+    read: then nothing is marked.
     """
     if _same(Path(destination), store):
         raise UsageError(f"{destination} is the store itself, and no copy of it; name another place")
+    _refuse_a_host(destination)
     with EpisodeStore.open(store, create=False, mode="r") as opened:
         chosen = opened.select(where)
         sizes = {
@@ -60,14 +62,21 @@ def sync(destination: str, store: Path, where: str, ssh: str, remote_ratchet: st
         }
         total = sum(sizes[name] for name in chosen)
     with (
-        syncing(store),
+        syncing(store, source=True) as writable,
         _link(destination, ssh, remote_ratchet) as link,
         disk_errors(store),
         bar("copying", total, "B") as update,
     ):
-        copied = send(
-            store, chosen, link, lambda name, digest: mark_synced(store, name, digest, destination), update
-        )
+
+        def note(name: str, digest: str) -> None:
+            if writable:
+                mark_synced(store, name, digest, destination)
+
+        copied = send(store, chosen, link, note, update)
+    if not writable:
+        say(f"{store} cannot be written: that these episodes are synced is not noted in it")
+    if _one_disk(destination, store):
+        say(f"{destination} is on the same disk as {store}: these copies count, but do not survive the disk")
     if as_json:
         show_json(
             {
@@ -96,6 +105,22 @@ def _same(destination: Path, store: Path) -> bool:
         return destination.samefile(store)
     except OSError:
         return False
+
+
+def _refuse_a_host(destination: str) -> None:
+    """Raises UsageError for what is no folder and looks like a machine whose colon was forgotten."""
+    if ":" not in destination and "/" not in destination and not Path(destination).exists():
+        raise UsageError(
+            f"there is no folder {destination}; did you mean {destination}:FOLDER on another machine? "
+            f"Say ./{destination} for a new folder here"
+        )
+
+
+def _one_disk(destination: str, store: Path) -> bool:
+    try:
+        return Path(destination).stat().st_dev == store.stat().st_dev
+    except OSError:
+        return False  # another machine's
 
 
 @contextlib.contextmanager
