@@ -48,8 +48,8 @@ def only_writer(root: Path) -> Iterator[None]:
                 ) from error
             if not _is(held, path):
                 continue  # the one before took it away after we had opened it
-            os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
             try:
+                os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
                 yield
             finally:
                 path.unlink(missing_ok=True)

@@ -289,3 +289,6 @@ def test_folders_that_are_no_store_are_refused(tmp_path: Path) -> None:
     (tmp_path / "s" / "store.json").write_text('{"format": "ratchet-episodes", "version": 99}')
     with pytest.raises(StoreFormatError, match="99"):
         EpisodeStore.open(tmp_path / "s")
+    (tmp_path / "s" / "store.json").write_text('{"format": "ratchet-episodes", "version": "1"}')
+    with pytest.raises(StoreFormatError, match="its version a whole number"):
+        EpisodeStore.open(tmp_path / "s")
