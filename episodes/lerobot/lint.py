@@ -34,6 +34,9 @@ _BLACK = 10.0  # of 255
 _FROZEN = 5  # same pictures in a row while the arm moves
 _SAME = 1  # of 255, at the size pictures are looked at
 _STILL = 1e-3  # of a column's range: less than this is no movement
+_NOISE = 5e-3  # of the range asked for: a joint that moves less, to and fro, stands still
+_ASKED = 1e-2  # a smaller range asked for (of the largest value, or of 1) is none that noise can be told from
+_TO_AND_FRO = 0.5  # of the deviation: steps of noise are 1.4 of it, those of a movement a fraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +80,14 @@ def lint(
     """Look at every episode of the set or store in ``path``.
 
     ``limits``: lowest and highest value of an action by column name, in its unit. Without ``pictures``
-    nothing is decoded. Raises ImportRefusedError, StoreError when it cannot be opened at all, or when no
-    action has a column of a name in ``limits``.
+    nothing is decoded. ``where`` is for stores: a LeRobot set has no catalogue. Raises ImportRefusedError,
+    StoreError when it cannot be opened at all, or when no action has a column of a name in ``limits``.
     """
+    if where != "true" and not (Path(path) / "store.json").exists():
+        raise StoreError(
+            f"{path} is no episode store: there is no catalogue for a condition",
+            "leave --where out, or import the set first",
+        )
     if limits:
         _refuse_unknown(limits, action_columns(Path(path), where), path)
     report = LintReport(str(path))
@@ -170,7 +178,7 @@ def _streams(view: View) -> _Found:
 
 
 def _stuck(view: View) -> _Found:
-    """A joint whose measured value never changes although it was told to move."""
+    """A joint whose measured value does not change, but for noise, although it was told to move."""
     state, action = view.streams.get("observation.state"), view.streams.get("action")
     if state is None or action is None or len(state.values) < 10:
         return
@@ -179,10 +187,24 @@ def _stuck(view: View) -> _Found:
             continue
         seen = state.values[:, column].astype(np.float64)
         asked = action.values[:, told].astype(np.float64)
-        if np.ptp(seen) == 0 and np.ptp(asked) > _STILL * max(1.0, float(np.abs(asked).max())):
+        if _stands(seen, float(np.ptp(asked)), max(1.0, float(np.abs(asked).max()))):
             name = state.names[column] if column < len(state.names) else f"[{column}]"
-            text = f"{name} stays at {seen[0]:g} while its action moves by {np.ptp(asked):g} ({how})"
+            noise = f" (within {np.ptp(seen):.2g})" if np.ptp(seen) else ""
+            text = f"{name} stays at {seen[0]:g}{noise} while its action moves by {np.ptp(asked):g} ({how})"
             yield "stuck", "warning", text
+
+
+def _stands(seen: npt.NDArray[np.float64], asked: float, scale: float) -> bool:
+    """Whether a measured column is one value and noise although ``asked``, a range, is a movement.
+
+    Noise: its range is below ``_NOISE`` of the range asked for, and its steps are as large as noise's (a
+    column in another unit may be small, but moves smoothly).
+    """
+    if np.ptp(seen) == 0:
+        return asked > _STILL * scale
+    steps = float(np.std(np.diff(seen)))
+    small = asked > _ASKED * scale and np.ptp(seen) < _NOISE * asked
+    return bool(small and steps > _TO_AND_FRO * float(np.std(seen)))
 
 
 def _pairs(state: Numbers, action: Numbers) -> list[tuple[int | None, str]]:

@@ -41,6 +41,7 @@ def test_the_real_sets() -> None:
     assert len(drift) == 20, "each episode's timestamps are wall clock"
     assert any("drift up to 2.170 s" in f.text for f in drift)
     assert new.findings == []
+    assert not {"stuck"} & (checks(old) | checks(new))
 
 
 def test_sound_sets_are_sound(tmp_path: Path) -> None:
@@ -201,3 +202,29 @@ def test_exit_code_and_json(tmp_path: Path) -> None:
     assert broken.exit_code == 1
     assert "error video" in json.loads(broken.stdout)["counts"]
     assert "LOW:HIGH" in CliRunner().invoke(command, [str(root), "--limit", "a"]).output
+    assert "LOW:HIGH" in CliRunner().invoke(command, [str(root), "--limit", "a.pos=1:nan"]).output
+    fine = CliRunner().invoke(command, [str(root), "--limit", "a.pos=-1e-3:1E2", "--no-pictures", "--json"])
+    assert json.loads(fine.stdout)["counts"] == {"error video": 1}
+
+
+def test_a_condition_is_for_stores(tmp_path: Path) -> None:
+    root = make_set(tmp_path / "set")
+    with pytest.raises(StoreError, match="no episode store: there is no catalogue"):
+        lint(root, where="outcome = 'success'", pictures=False)
+
+
+@pytest.mark.parametrize(("moves", "found"), [("noise", True), ("smoothly", False), ("follows", False)])
+def test_a_joint_that_stands_still_but_for_noise(tmp_path: Path, moves: str, found: bool) -> None:
+    rows = 60
+    asked = np.sin(np.arange(rows) / 5)
+    seen = {
+        "noise": 0.3 + np.random.default_rng(0).normal(0, 1e-4, rows),
+        "smoothly": 1e-3 * np.sin(np.arange(rows) / 5 - 0.4),  # in another unit
+        "follows": asked + np.random.default_rng(0).normal(0, 1e-2, rows),
+    }[moves]
+    root = make_set(tmp_path / "set", (rows,))
+    _edit(root, 0, action=[[a, r] for r, a in enumerate(asked)])
+    _edit(root, 0, observation__state=[[s, r] for r, s in enumerate(seen)])
+    stuck = [f.text for f in lint(root, pictures=False).findings if f.check == "stuck"]
+    assert bool(stuck) == found, stuck
+    assert not found or "a.pos stays at 0.3" in stuck[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -24,11 +24,14 @@ class Limit(click.ParamType):
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, tuple[float, float]]:
         """Fails with one line that shows the form."""
-        number = r"(-?\d+(?:\.\d+)?)"
-        found = re.fullmatch(rf"([^=]+)={number}:{number}", str(value))
-        if found is None or float(found[2]) > float(found[3]):
-            self.fail(f"{value!r} is not NAME=LOW:HIGH, such as gripper=0:1", param, ctx)
-        return found[1], (float(found[2]), float(found[3]))
+        name, _, span = str(value).partition("=")
+        try:
+            low, high = (float(end) for end in span.split(":"))
+        except ValueError:
+            low = high = math.nan
+        if not name or not low <= high or math.isinf(low) or math.isinf(high):
+            self.fail(f"{value!r} is not NAME=LOW:HIGH, such as gripper=0:1 or drift=-1e-3:1e-3", param, ctx)
+        return name, (low, high)
 
 
 @click.command(
@@ -38,7 +41,7 @@ class Limit(click.ParamType):
     "  ratchet episodes lint episodes --where \"kind = 'demo'\" --limit gripper=0:1 --json",
 )
 @click.argument("path", type=PATH)
-@click.option("--where", default="true", help="SQL condition over the catalogue of a store.")
+@click.option("--where", default="true", help="Which episodes of a store: an SQL condition, or a SELECT.")
 @click.option(
     "--limit", "limits", type=Limit(), multiple=True, help="Limits of an action's column, in its unit."
 )
