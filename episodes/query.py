@@ -35,6 +35,7 @@ _BOUNDS = {
 
 def query(catalogue: Catalogue, sql: str, timeout_s: float = TIMEOUT_S) -> list[dict[str, Any]]:
     """Rows of ``sql`` as dicts. Tables: episodes, flags, interventions (columns: episodes/catalogue.py).
+    Of columns with the same name the second gets ``_2`` behind it, and so on.
 
     A statement that takes longer than ``timeout_s``, more memory than there is for it, or that answers with
     too many rows, is broken off. Raises QueryError with DuckDB's message on one line, KeyboardInterrupt.
@@ -76,16 +77,31 @@ def _load(db: duckdb.DuckDBPyConnection, catalogue: Catalogue) -> None:
 
 
 def _answer(db: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
-    if any(s.type is not duckdb.StatementType.SELECT for s in db.extract_statements(sql)):
+    statements = db.extract_statements(sql)
+    if not statements:
+        raise QueryError("there is no statement", "such as: SELECT id, task, outcome FROM episodes")
+    if any(s.type is not duckdb.StatementType.SELECT for s in statements):
         raise QueryError("only SELECT statements are answered; the catalogue is read, never written")
     cursor = db.execute(sql)
-    names = [d[0] for d in cursor.description or ()]
+    names = _apart([d[0] for d in cursor.description or ()])
     rows: list[dict[str, Any]] = []
     while found := cursor.fetchmany(_FETCHED):
         rows += (dict(zip(names, row, strict=True)) for row in found)
         if len(rows) > MAX_ROWS:
             raise QueryError(f"the statement answers with more than {MAX_ROWS} rows", "add a LIMIT")
     return rows
+
+
+def _apart(names: list[str]) -> list[str]:
+    """Every column under a name of its own: the second ``kind`` is ``kind_2``."""
+    out: list[str] = []
+    for name in names:
+        number, free = 1, name
+        while free in out or (number > 1 and free in names):
+            number += 1
+            free = f"{name}_{number}"
+        out.append(free)
+    return out
 
 
 def _arrow(kind: str) -> Any:

@@ -82,6 +82,13 @@ def test_recover_says_1_when_an_episode_is_lost(tmp_path: Path) -> None:
     assert (done.code, "toy-0: MISSING" in done.out) == (1, True)
 
 
+def test_ls_takes_a_whole_select(toys: Toys) -> None:
+    sql = "SELECT id FROM episodes ORDER BY id DESC LIMIT 2"
+    rows = ratchet("episodes", "ls", "--store", toys.store, "--where", sql, "--json").json()
+    every = ratchet("episodes", "ls", "--store", toys.store, "--json").json()
+    assert sorted(row["id"] for row in rows) == sorted(row["id"] for row in every)[-2:]
+
+
 def test_query_is_sql_and_changes_nothing(toys: Toys) -> None:
     sql = "SELECT count(*) AS n, sum(ticks) AS ticks FROM episodes"
     assert ratchet("episodes", "query", sql, "--store", toys.store, "--json").json() == [
@@ -91,6 +98,19 @@ def test_query_is_sql_and_changes_nothing(toys: Toys) -> None:
     wrong = ratchet("episodes", "query", "SELECT nothing FROM nowhere", "--store", toys.store).one_line()
     assert "nowhere" in wrong
     assert "tables: episodes, flags, interventions" in wrong
+
+
+def test_a_query_keeps_every_column_and_is_json(toys: Toys) -> None:
+    sql = "SELECT a.id, b.id, b.id AS id_2, 'nan'::DOUBLE AS x, ['inf'::DOUBLE, 1] AS y "
+    sql += "FROM episodes a, episodes b ORDER BY 1, 2 LIMIT 1"
+    shown = ratchet("episodes", "query", sql, "--store", toys.store, "--json")
+    assert "NaN" not in shown.out
+    assert list(shown.json()[0]) == ["id", "id_3", "id_2", "x", "y"]
+    assert (shown.json()[0]["x"], shown.json()[0]["y"]) == (None, [None, 1.0])
+    assert "id_3" in ratchet("episodes", "query", sql, "--store", toys.store).out
+    for nothing in ("", ";", "/* a remark */"):
+        line = ratchet("episodes", "query", nothing, "--store", toys.store).one_line()
+        assert "there is no statement" in line
 
 
 ENDLESS = "SELECT count(*) AS n FROM range(1000000) a, range(1000000) b"
