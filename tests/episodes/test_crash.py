@@ -26,7 +26,22 @@ def check(total: Tallied, crashes: int) -> None:
 
 
 def test_killed_at_random_instants_nothing_published_is_lost(tmp_path: Path) -> None:
-    check(run_kills(tmp_path, 12, 3, quiet), 12)
+    total = run_kills(tmp_path, 12, 3, quiet)
+    check(total, 12)
+    assert 0 < total.recovered_h264 < total.recovered, "both kinds of pictures were cut short"
+    assert list(tmp_path.glob("store-*")) == []
+
+
+def test_every_kill_is_looked_at_before_the_next_recorder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(
+        "tools.crash.kills.check", lambda root, expected, total, files, label: seen.append(label)
+    )
+    run_kills(tmp_path, 6, 3, quiet)
+    assert [label.removesuffix(" (copy)") for label in seen] == [f"kill {i}" for i in range(6)]
+    assert any(label.endswith("(copy)") for label in seen)
 
 
 def test_power_cut_at_any_file_operation_leaves_a_store_that_keeps_its_promises(tmp_path: Path) -> None:

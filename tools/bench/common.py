@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tools.console import show_fields, show_json
+from tools.errors import UsageError
 
 
 def quantile(values: Sequence[float], percent: float) -> float:
@@ -19,6 +24,19 @@ def quantile(values: Sequence[float], percent: float) -> float:
     if not len(values):
         return 0.0
     return round(float(np.percentile(values, percent, method="inverted_cdf")), 4)
+
+
+@contextmanager
+def work_folder(prefix: str, where: Path | None) -> Iterator[Path]:
+    """A folder below ``where`` that is gone afterwards. Raises UsageError when none can be made there."""
+    try:
+        folder = tempfile.mkdtemp(prefix=prefix, dir=where)
+    except OSError as error:
+        raise UsageError(f"--dir {where}: no folder can be made there ({error.strerror})") from error
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def show(figures: Mapping[str, Any], as_json: bool) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from pathlib import Path
 
 import click
 
-from tools.bench.common import show
+from tools.bench.common import show, work_folder
 from tools.console import say
 from tools.crash.checks import LOSS_LIMIT_S
 from tools.crash.cuts import run_cuts
@@ -27,14 +26,14 @@ def command(kills: int, cuts: int, seed: int, where: Path | None, as_json: bool)
     """Kill a recorder at random instants, cut the power at every file operation; look at what is left.
 
     After each crash the store must open, every published episode must verify byte by byte, and of the
-    running one at most a second may be lost.
+    running one at most a second may be lost. The killed recorders write JPEG and H.264 episodes in turn.
     """
     logging.getLogger("episodes").setLevel(logging.CRITICAL)  # it has much to say about what is done to it
-    with tempfile.TemporaryDirectory(prefix="ratchet-crash-", dir=where) as folder:
+    with work_folder("ratchet-crash-", where) as folder:
         with bar("kills", kills) as update:
-            killed = run_kills(Path(folder), kills, seed, update)
+            killed = run_kills(folder, kills, seed, update)
         with bar("cuts", cuts) as update:
-            cut = run_cuts(Path(folder), cuts, seed, update)
+            cut = run_cuts(folder, cuts, seed, update)
     parts = (killed, cut)
     for problem in (p for part in parts for p in part.problems):
         say(f"PROBLEM {problem}")
@@ -49,6 +48,7 @@ def command(kills: int, cuts: int, seed: int, where: Path | None, as_json: bool)
             "published_checked": sum(p.published for p in parts),
             "published_lost": lost,
             "recovered": sum(p.recovered for p in parts),
+            "recovered_h264": killed.recovered_h264,
             "frames_lost_max": max(p.frames_lost_max for p in parts),
             "seconds_lost_max": round(seconds, 3),
             "budget": {

@@ -6,17 +6,16 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from episodes.spec import CameraSpec, EpisodeSpec, StreamSpec
+from episodes.spec import CameraSpec, EpisodeSpec, PictureCodec, StreamSpec
 from episodes.store import EpisodeStore
 from episodes.writer import WriterConfig
-from tools.bench.common import show
+from tools.bench.common import show, work_folder
 from tools.bench.pictures import HEIGHT, WIDTH, Picture, scene, videos
 from tools.console import say
 from tools.errors import UsageError
@@ -56,11 +55,11 @@ def command(
     """Draw random samples (two 640x480 cameras, 100 actions) on two cores, from a store made for it.
 
     At full size (the figures at the top), and decoded to 320x240 for training. Each beside two threads
-    that do nothing but decode, and from the cache of decoded pictures.
+    that do nothing but decode, and from the cache of decoded pictures. Then once more out of H.264
+    (``h264``), which has no decoder to be held against: a random picture costs half a group.
     """
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
-    with tempfile.TemporaryDirectory(prefix="ratchet-loader-", dir=where) as made:
-        work = Path(made)
+    with work_folder("ratchet-loader-", where) as work:
         pictures = _pictures(folder, work)
         say(f"recording {episodes} episodes of {frames} frames")
         _record(work / "store", pictures, episodes, frames)
@@ -68,6 +67,9 @@ def command(
         for name, size in _SIZES.items():
             say(f"loading at {size[1]}x{size[0]}")
             figures[name] = _measure(work / "store", size, seconds)
+        say("one episode as H.264, loading at training size")
+        _record(work / "h264", pictures, 1, frames, "h264")
+        figures["h264"] = _measure(work / "h264", _SIZES["training"], seconds)
         if lerobot is not None:
             say("LeRobot: recording the same pictures, then drawing")
             figures["lerobot"] = _peer(lerobot, work, pictures, episodes, frames, seconds)
@@ -80,13 +82,20 @@ def _pictures(folder: Path | None, work: Path) -> dict[str, list[Picture]]:
     return dict(zip(CAMERAS, videos(len(CAMERAS), _PICTURES, folder), strict=True))
 
 
-def _record(root: Path, pictures: dict[str, list[Picture]], episodes: int, frames: int) -> None:
-    """As the recorder writes it: JPEGs at the default quality."""
+def _record(
+    root: Path,
+    pictures: dict[str, list[Picture]],
+    episodes: int,
+    frames: int,
+    codec: PictureCodec = "jpeg",
+) -> None:
+    """As the recorder writes it, at the default quality."""
     spec = EpisodeSpec(
         task="bench",
         fps=FPS,
         streams=tuple(StreamSpec(name=n, shape=(6,), unit="rad") for n in ("observation.state", "action")),
         cameras=tuple(CameraSpec(name=name, height=HEIGHT, width=WIDTH) for name in CAMERAS),
+        codec=codec,
     )
     with EpisodeStore.open(root, durability="group") as store:
         for episode in range(episodes):
@@ -129,7 +138,8 @@ def summary(figures: dict[str, Any]) -> dict[str, float]:
     """The figures at full size, and the most memory that either size took."""
     full = figures["full"]
     names = ("samples_per_s", "samples_per_s_cached", "decoder_limit_per_s", "first_batch_s")
-    return {**{name: full[name] for name in names}, "rss_mb": max(figures[s]["rss_mb"] for s in _SIZES)}
+    memory = {name: max(figures[s][name] for s in _SIZES) for name in ("rss_mb", "rss_cached_mb")}
+    return {**{name: full[name] for name in names}, **memory}
 
 
 def judged(figures: dict[str, Any]) -> dict[str, Any]:

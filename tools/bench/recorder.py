@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from episodes.spec import CameraSpec, EpisodeMeta, EpisodeSpec, PictureCodec, St
 from episodes.store import EpisodeStore
 from episodes.writer import EpisodeWriter
 from tools.bench.codecs import LEROBOT, h264, jpeg, psnr_db, video
-from tools.bench.common import quantile, show
+from tools.bench.common import quantile, show, work_folder
 from tools.bench.pictures import HEIGHT, WIDTH, Picture, scene, videos
 from tools.options import PATH, FiniteRange, json_flag
 from tools.progress import Update, bar
@@ -122,13 +121,13 @@ def command(
     """
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     cv2.setNumThreads(1)
-    with tempfile.TemporaryDirectory(prefix="ratchet-recorder-", dir=where) as work:
+    with work_folder("ratchet-recorder-", where) as work:
         pictures = (
-            scene(cameras, _PICTURES, Path(work) / "scene")
+            scene(cameras, _PICTURES, work / "scene")
             if folder is None
             else videos(cameras, _PICTURES, folder)
         )
-        store = EpisodeStore.open(Path(work) / "store")
+        store = EpisodeStore.open(work / "store")
         run = _Run(store, _spec(cameras, fps, codec, quality, crf), pictures, fps)
         lengths = [_SHORT_S] * short + [seconds] + [_SHORT_S] * short
         cpu, wall = time.process_time(), time.perf_counter()

@@ -52,6 +52,7 @@ class Tallied:
     published: int = 0
     published_lost: int = 0
     recovered: int = 0
+    recovered_h264: int = 0
     frames_lost_max: int = 0
     seconds_lost_max: float = 0.0
     problems: list[str] = field(default_factory=list)
@@ -62,20 +63,15 @@ class Tallied:
             self.problems.append(problem)
 
 
-def check(
-    root: Path, expected: list[Expected], total: Tallied, files: FileLayer, label: str, crashes: int = 1
-) -> None:
-    """Open the store as the next start would, verify every byte, compare with what was handed in.
-
-    ``crashes`` is how many there were since the store was opened here last.
-    """
+def check(root: Path, expected: list[Expected], total: Tallied, files: FileLayer, label: str) -> None:
+    """Open the store as the next start would, verify every byte, compare with what was handed in."""
     try:
         store = EpisodeStore.open(root, files=files)
     except StoreError as error:
         total.note(f"{label}: does not open: {error}")
         return
     with store:
-        total.opened += crashes
+        total.opened += 1
         ids = set(store.ids())
         bad = {damage.episode_id for damage in store.verify().damages}
         if store.recovery.damaged:
@@ -121,6 +117,7 @@ def _kept(store: EpisodeStore, expected: Expected, total: Tallied, label: str) -
     meta = episode.meta
     if meta.recovered:
         total.recovered += 1
+        total.recovered_h264 += any(camera.codec == "h264" for camera in meta.cameras.values())
         if meta.outcome != "unknown" or meta.reason != RECOVERED_REASON:
             total.note(f"{label}: {expected.id} is not marked as recovered")
     elif len(data) != expected.ticks:

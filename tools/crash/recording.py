@@ -38,6 +38,8 @@ SPEC = EpisodeSpec(
     jpeg_quality=85,
 )
 
+SPEC_H264 = SPEC.model_copy(update={"codec": "h264"})
+
 _ROW = struct.Struct("<qqq80s")  # started ns, ticks handed in, published (0 or 1), id
 _ROWS = 64
 
@@ -93,14 +95,17 @@ def record_one(writer: EpisodeWriter, ticks: int, handed: Callable[[int], None])
         time.sleep(max(0.0, begun + (tick + 1) / RATE_HZ - time.monotonic()))
 
 
-def record_until_killed(store_path: str, tally_path: str) -> None:
-    """The victim's main: one episode after the other; never returns."""
+def record_until_killed(store_path: str, tally_path: str, first: int = 0) -> None:
+    """The victim's main: one episode after the other, every other one H.264; never returns.
+
+    The first is JPEG when ``first`` is even.
+    """
     tally = Tally(Path(tally_path))
     store = EpisodeStore.open(store_path)
     ended: list[tuple[int, int, EpisodeRef]] = []
     ticks = round(EPISODE_S * RATE_HZ)
     for index in itertools.count():
-        writer = store.begin(SPEC)
+        writer = store.begin(SPEC if (first + index) % 2 == 0 else SPEC_H264)
         started_ns = time.monotonic_ns()
         tally.set(index, started_ns, 0, False, writer.id)
 
