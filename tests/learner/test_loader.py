@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,9 +95,10 @@ def test_a_state_of_other_data_or_that_is_none_is_refused(store: EpisodeStore) -
     with Loader(one, sampler, Window(8)) as loader:
         state = loader.state_dict()
         loader.load_state_dict(state)
-        for bad in (None, [], {}, {**state, "step": 10**30}, {**state, "step": -1}, {**state, "step": True}):
+        none: list[Any] = [None, [], {}, *({**state, "step": n} for n in (10**30, -1, True))]
+        for bad in none:
             with pytest.raises(DataError, match="no state of a loader"):
-                loader.load_state_dict(bad)  # type: ignore[arg-type]
+                loader.load_state_dict(bad)
     with Loader(two, sampler, Window(8)) as other, pytest.raises(DataError, match="the same data"):
         other.load_state_dict(state)
 
