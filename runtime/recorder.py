@@ -22,6 +22,8 @@ from runtime.nouns import Flag, Observation, Source, Vector
 from runtime.preroll import Preroll
 from runtime.streams import recorded_streams
 
+_PUBLISHED_S = 20.0
+
 NAMES = tuple(f"{joint}.pos" for joint in JOINTS)
 
 
@@ -255,6 +257,11 @@ class EpisodeRecorder:
             item.put(writer)
         ticks = sum(item.stream == "action" for item in items)
         return writer.end(outcome, "kept afterwards"), ticks
+
+    def throw_away(self, ref: EpisodeRef) -> None:
+        """Delete an episode that has ended, once it is published. Waits: use a thread. Raises StoreError."""
+        ref.wait(_PUBLISHED_S)
+        self._store.delete(ref.id)
 
     def drop(self) -> EpisodeWriter | None:
         """Stop recording without ending the episode; the caller then discards its writer, which waits."""

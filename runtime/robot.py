@@ -62,6 +62,7 @@ class Robot:
         self._retired = False
         self._episode_ticks = 0
         self._ended: EpisodeRef | None = None
+        self._last: EpisodeRef | None = None
         self.outcomes = Outcomes(policy)
 
     async def state(self) -> RobotSnapshot:
@@ -239,7 +240,7 @@ class Robot:
             else:
                 for flag in flags:
                     self._recorder.flag(flag)
-                self._ended = self._recorder.end(outcome, reason, sample.goal)
+                self._ended = self._last = self._recorder.end(outcome, reason, sample.goal)
         except StoreError as error:
             self._loop.recording_failed(error)
             raise UnavailableError(str(error)) from error
@@ -248,6 +249,18 @@ class Robot:
             self.outcomes.ended(episode, self._loop.drive, outcome == "failure", kinds)
         self._loop.drive = Drive()
         return EpisodeResult(episode, ticks, (time.monotonic() - began) * 1e3, kinds)
+
+    async def throw_away(self, episode: str) -> EpisodeResult:
+        async with self._one_at_a_time:
+            ref = self._last
+            if ref is None or ref.id != episode:
+                raise RefusedError(f"{episode} is not the episode that ended last", "it stays")
+            try:
+                await asyncio.to_thread(self._recorder.throw_away, ref)
+            except StoreError as error:
+                raise UnavailableError(str(error)) from error
+            self._last = None
+            return EpisodeResult(episode)
 
     async def keep_last(self, task: str, outcome: Outcome) -> EpisodeResult:
         async with self._one_at_a_time:

@@ -61,9 +61,9 @@ def fields(state: pb.RobotState) -> dict[str, str]:
     if state.episode:
         now = f"{recording.seconds:.1f} s, {recording.frames} pictures"
     elif recording.held_s:
-        now = f"not recording; k keeps the last {recording.held_s:g} s"
+        now = f"not recording; ← the last one again, k keeps the last {recording.held_s:g} s"
     else:
-        now = "not recording"
+        now = "not recording; ← the last one again"
     return {
         "episode": now,
         "rate": f"{rate:.1f} Hz, {loop.missed} ticks missed",

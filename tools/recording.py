@@ -20,6 +20,7 @@ from tools.robot_door import left_mode
 T = TypeVar("T")
 Outcome = Literal["success", "failure", "unknown", "discard"]
 
+Ready = Literal["begin", "redo", "stop"]
 Keep = Callable[[], Coroutine[Any, Any, None]]
 
 _POLL_S = 0.1
@@ -39,8 +40,8 @@ class Verdict:
 class Director(Protocol):
     """Decides when episodes begin and end."""
 
-    async def prepare(self, number: int) -> bool:
-        """Make the scene ready for episode ``number`` (from 0); False ends the session."""
+    async def prepare(self, number: int) -> Ready:
+        """Make the scene ready for episode ``number`` (from 0); "redo" throws the one before it away."""
 
     async def begun(self, number: int) -> None:
         """Recording has begun."""
@@ -58,18 +59,19 @@ class KeyDirector:
         self._outcome = outcome
         self._keep = keep
 
-    async def prepare(self, number: int) -> bool:
+    async def prepare(self, number: int) -> Ready:
         say(
-            f"episode {number + 1}: set the scene, then → or n to record, k to keep the last seconds, "
-            "esc or q to stop"
+            f"episode {number + 1}: set the scene, then → or n to record, ← or r to record the last one "
+            "again, k to keep the last seconds, esc or q to stop"
         )
         self._keys.forget()
-        while True:
-            key = await self._keys.next_key()
-            if key in ("next", "stop"):
-                return key == "next"
+        ready: dict[Key, Ready] = {"next": "begin", "redo": "redo", "stop": "stop"}
+        while (key := await self._keys.next_key()) not in ready:
             if key == "keep":
                 await self._keep()
+            else:
+                say("a kept episode never changes; ← or r throws the last one away to record it again")
+        return ready[key]
 
     async def begun(self, number: int) -> None:
         say(
@@ -98,11 +100,11 @@ class ClockDirector:
         self._reset_s = reset_s
         self._outcome = outcome
 
-    async def prepare(self, number: int) -> bool:
+    async def prepare(self, number: int) -> Ready:
         if number and self._reset_s:
             say(f"{self._reset_s:g} s to set the scene")
             await asyncio.sleep(self._reset_s)
-        return True
+        return "begin"
 
     async def begun(self, number: int) -> None:
         say(f"recording episode {number + 1} for {self._episode_s:g} s")
@@ -119,9 +121,9 @@ class DemonstratorDirector:
         self._bench = bench
         self._seed = seed
 
-    async def prepare(self, number: int) -> bool:
+    async def prepare(self, number: int) -> Ready:
         await asyncio.to_thread(self._bench.reset, self._seed + number)
-        return True
+        return "begin"
 
     async def begun(self, number: int) -> None:
         say(f"recording episode {number + 1}: scene {self._seed + number}")
@@ -147,19 +149,27 @@ async def record_session(
     interrupted: asyncio.Event,
     kept: Callable[[str, str], None],
     already: int = 0,
+    undone: Callable[[str], None] = lambda _: None,
 ) -> int:
     """Record until ``episodes`` are kept, the director stops, or ``interrupted``; how many were kept.
 
     ``already`` of them are there from before. The arm must be in mode teleop. ``kept`` is called with each
-    episode's id and outcome. An interrupted episode is kept with outcome unknown. Raises RobotCallError,
+    episode's id and outcome, ``undone`` with the id of one that is thrown away after all. An interrupted
+    episode is kept with outcome unknown. Raises RobotCallError,
     LeaseLostError, and UsageError when the arm or the recording stops by itself (what there is of the
     episode is then kept).
     """
-    count = already
+    count, last = already, ""
     while count < episodes and not interrupted.is_set():
         ready = await _unless(interrupted, director.prepare(count))
-        if not ready:
+        if ready is None or ready == "stop":
             break
+        if ready == "redo":
+            if await _throw_away(control, last):
+                undone(last)
+                count -= 1
+            last = ""
+            continue
         await control.start_episode(task)
         try:
             await director.begun(count)
@@ -172,11 +182,26 @@ async def record_session(
         reply = await control.end_episode(verdict.outcome, verdict.reason)
         if verdict.outcome != "discard":
             count += 1
-            kept(reply.id, verdict.outcome)
+            last = reply.id
+            kept(last, verdict.outcome)
             say(f"kept {reply.id}: {reply.frames} ticks, {verdict.outcome}, ended in {reply.end_ms:.1f} ms")
         if not verdict.more:
             break
     return count
+
+
+async def _throw_away(control: Control, episode: str) -> bool:
+    """Whether the episode that was kept last is gone; what stands in the way is said."""
+    if not episode:
+        say("there is no last episode of this session to record again")
+        return False
+    try:
+        await control.throw_away(episode)
+    except RobotCallError as error:
+        say(str(error))
+        return False
+    say(f"threw {episode} away; it is recorded again")
+    return True
 
 
 async def keep_last(control: Control, task: str, outcome: Outcome, kept: Callable[[str, str], None]) -> None:

@@ -167,6 +167,11 @@ class Control:
         request = pb.EndEpisodeRequest(lease=self.lease.id, outcome=outcome, reason=reason)
         return await self._motion("EndEpisode", request)
 
+    async def throw_away(self, episode: str) -> pb.EpisodeReply:
+        """Delete the episode that ended last, although it was kept."""
+        request = pb.EndEpisodeRequest(lease=self.lease.id, outcome="discard", ended=episode)
+        return await self._motion("EndEpisode", request)
+
     async def keep_last(self, task: str, outcome: str) -> pb.EpisodeReply:
         """Make an episode of the last seconds, in which nothing was recorded."""
         request = pb.KeepLastRequest(lease=self.lease.id, task=task, outcome=outcome)

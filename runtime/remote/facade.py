@@ -118,6 +118,9 @@ class RobotFacade(Protocol):
     async def end_episode(self, outcome: EpisodeOutcome, reason: str) -> EpisodeResult:
         """End the running episode, or throw it away ("discard"). Raises RefusedError when there is none."""
 
+    async def throw_away(self, episode: str) -> EpisodeResult:
+        """Delete the episode that was the last to end. Raises RefusedError for any other."""
+
     async def keep_last(self, task: str, outcome: Outcome) -> EpisodeResult:
         """Make an episode of the last seconds. Raises RefusedError while one runs or when none are held."""
 

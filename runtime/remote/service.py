@@ -194,6 +194,11 @@ class RobotControlService(pb_grpc.RobotControlServicer):
         self._require(request.lease, context)
         outcome = messages.episode_outcome(request.outcome)
         reason = messages.text(request.reason, "reason")
+        if request.ended:
+            if outcome != "discard":
+                raise BadRequestError("an episode that has ended keeps its outcome", "it can be discarded")
+            last = messages.text(request.ended, "ended", limit=64)
+            return messages.episode_reply(await self._facade.throw_away(last))
         ended = await self._facade.end_episode(outcome, reason)
         self._episode = ""
         return messages.episode_reply(ended)

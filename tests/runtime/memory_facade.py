@@ -140,6 +140,10 @@ class MemoryFacade:
         ended, self.episode = self.episode, ""
         return EpisodeResult(ended, frames=12, end_ms=1.5, flags=("stall",))
 
+    async def throw_away(self, episode: str) -> EpisodeResult:
+        self._note("throw_away", episode)
+        return EpisodeResult(episode)
+
     async def keep_last(self, task: str, outcome: Outcome) -> EpisodeResult:
         self._note("keep_last", task)
         return EpisodeResult("kept", frames=300)

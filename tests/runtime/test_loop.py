@@ -142,6 +142,7 @@ class Bench:
     """A loop with fakes around it and a real store behind it."""
 
     def __init__(self, store: EpisodeStore) -> None:
+        self.store = store
         self.arm, self.leader, self.policy = FakeArm(), FakeArm(), FakePolicy()
         camera = CameraSpec(name="front", height=8, width=8)
         self.recorder = EpisodeRecorder(store, [camera], 30.0, {}, bus_streams=True)

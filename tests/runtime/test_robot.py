@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,3 +78,29 @@ def test_a_stop_during_the_change_of_mode_wins(bench: Bench) -> None:
         asyncio.run(robot.set_mode("teleop"))
     assert bench.loop.state is State.READY
     assert follower.asked[-1][0] == "disable"
+
+
+def test_only_the_episode_that_ended_last_is_thrown_away(bench: Bench) -> None:
+    robot, _ = make(bench)
+    bench.go(Event.ENABLE, Event.TELEOP)
+
+    async def session() -> tuple[str, str]:
+        ids = []
+        for _ in range(2):
+            ids.append((await robot.start_episode("task")).id)
+            bench.tick(2)
+            await robot.end_episode("success", "")
+        with pytest.raises(RefusedError, match="not the episode that ended last"):
+            await robot.throw_away(ids[0])
+        await robot.throw_away(ids[1])
+        with pytest.raises(RefusedError):
+            await robot.throw_away(ids[1])
+        return ids[0], ids[1]
+
+    first, _second = asyncio.run(session())
+    bench.store.sync()
+    for _ in range(1000):
+        if not bench.store.active():
+            break
+        time.sleep(0.01)
+    assert bench.store.ids() == [first]

@@ -14,11 +14,11 @@ from protos.ratchet.v1 import robot_pb2 as pb
 from runtime.remote.errors import RemoteError
 from tools.commands.record import record
 from tools.errors import UsageError
-from tools.keyboard import Keyboard
+from tools.keyboard import Key, Keyboard
 from tools.pedal import check_source, pedal
 from tools.record_notes import SessionNote
 from tools.record_panel import fields
-from tools.recording import ClockDirector, KeyDirector, record_session
+from tools.recording import ClockDirector, KeyDirector, Ready, Verdict, record_session
 
 
 async def test_a_fifo_is_a_pedal_through_any_number_of_writers(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ async def test_keeping_the_last_seconds_does_not_begin_an_episode() -> None:
 
     director = KeyDirector(keys, "success", keep)
     asyncio.get_running_loop().call_later(0.05, keys.press, "keep")
-    assert await director.prepare(0)
+    assert await director.prepare(0) == "begin"
     assert kept == [1]
     await director.begun(0)
     for key in ("keep", "failure"):
@@ -99,6 +99,71 @@ def test_a_task_is_one_short_line(task: str) -> None:
     done = CliRunner().invoke(record, ["--task", task, "--episodes", "1"])
     assert done.exit_code == 2
     assert "one line" in done.output
+
+
+class Pause:
+    """A robot that records without trouble; what is thrown away is remembered."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.thrown: list[str] = []
+
+    async def state(self) -> pb.RobotState:
+        return pb.RobotState(mode="teleop", episode=f"e{self.begun}")
+
+    async def start_episode(self, task: str) -> pb.EpisodeReply:
+        self.begun += 1
+        return pb.EpisodeReply(id=f"e{self.begun}")
+
+    async def end_episode(self, outcome: str, reason: str) -> pb.EpisodeReply:
+        return pb.EpisodeReply(id=f"e{self.begun}")
+
+    async def throw_away(self, episode: str) -> pb.EpisodeReply:
+        self.thrown.append(episode)
+        return pb.EpisodeReply(id=episode)
+
+
+class Scripted(KeyDirector):
+    """A person with a list of what to press in the pauses; in an episode it is always →."""
+
+    def __init__(self, keys: Keyboard, pauses: list[Key]) -> None:
+        async def keep() -> None: ...
+
+        super().__init__(keys, "success", keep)
+        self.keys, self.pauses = keys, pauses
+
+    async def prepare(self, number: int) -> Ready:
+        asyncio.get_running_loop().call_soon(self.keys.press, self.pauses.pop(0))
+        return await super().prepare(number)
+
+    async def verdict(self) -> Verdict:
+        self.keys.press("next")
+        return await super().verdict()
+
+
+async def test_the_last_episode_is_recorded_again_from_the_pause() -> None:
+    robot: Any = Pause()
+    kept: list[str] = []
+    director = Scripted(Keyboard(), ["redo", "next", "next", "redo", "redo", "next", "stop"])
+    async with asyncio.timeout(60):
+        count = await record_session(
+            *(robot, robot, director, "x", 9, asyncio.Event()),
+            lambda episode, _: kept.append(episode),
+            undone=kept.remove,
+        )
+    assert robot.thrown == ["e2"], "once each, and nothing before the first"
+    assert kept == ["e1", "e3"]
+    assert count == 2
+
+
+async def test_another_verdict_in_the_pause_comes_too_late_and_is_told_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    keys = Keyboard()
+    director = Scripted(keys, ["success"])
+    asyncio.get_running_loop().call_later(0.1, keys.press, "next")
+    assert await director.prepare(1) == "begin"
+    assert "never changes" in capsys.readouterr().err
 
 
 class BrokenDisk:

@@ -163,7 +163,15 @@ class _Session:
         try:
             await control.set_mode("teleop")
             await record_session(
-                robot, control, director, self.task, self.episodes, interrupted, self._count, self.already
+                robot,
+                control,
+                director,
+                self.task,
+                self.episodes,
+                interrupted,
+                self._count,
+                self.already,
+                self._uncount,
             )
         finally:
             await leave(robot, control, "teleop", "recording ended")
@@ -190,6 +198,10 @@ class _Session:
         self.kept.append({"id": episode, "outcome": verdict})
         # Complete: the next session begins at 0.
         self._note.set((self.already + len(self.kept)) % self.episodes)
+
+    def _uncount(self, episode: str) -> None:
+        self.kept = [entry for entry in self.kept if entry["id"] != episode]
+        self._note.set(self.already + len(self.kept))
 
     def _keep_extra(self, episode: str, verdict: str) -> None:
         self.extra.append({"id": episode, "outcome": verdict})

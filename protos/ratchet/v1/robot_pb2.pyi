@@ -215,14 +215,16 @@ class StartEpisodeRequest(_message.Message):
     def __init__(self, lease: _Optional[str] = ..., task: _Optional[str] = ...) -> None: ...
 
 class EndEpisodeRequest(_message.Message):
-    __slots__ = ("lease", "outcome", "reason")
+    __slots__ = ("lease", "outcome", "reason", "ended")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
     lease: str
     outcome: str
     reason: str
-    def __init__(self, lease: _Optional[str] = ..., outcome: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    ended: str
+    def __init__(self, lease: _Optional[str] = ..., outcome: _Optional[str] = ..., reason: _Optional[str] = ..., ended: _Optional[str] = ...) -> None: ...
 
 class KeepLastRequest(_message.Message):
     __slots__ = ("lease", "task", "outcome")
