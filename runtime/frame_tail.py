@@ -19,8 +19,8 @@ MOST = 4  # of one camera in one tick; what a stall has left behind is worked of
 class Pictures:
     """``newest`` fresh picture of each camera, and those ``to_record``, oldest first."""
 
-    newest: Mapping[str, Frame]
-    to_record: Mapping[str, list[Frame]]
+    newest: dict[str, Frame]
+    to_record: dict[str, list[Frame]]
 
 
 class FrameTail:
