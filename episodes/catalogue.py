@@ -7,6 +7,7 @@ written last, after the episode's folder has its final name.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable
@@ -65,6 +66,16 @@ INTERVENTION_COLUMNS = {"episode_id": "TEXT", "start_ns": "INTEGER", "end_ns": "
 TABLES = {"episodes": EPISODE_COLUMNS, "flags": FLAG_COLUMNS, "interventions": INTERVENTION_COLUMNS}
 
 
+def _uri(path: Path, readonly: bool) -> str:
+    """How SQLite is to open ``path``. Beside a database with a log it makes a file even to read it; on a
+    read-only disk that it lies alone on nobody writes, and none is needed."""
+    plain = path.absolute().as_uri()
+    if not readonly:
+        return plain
+    still = os.statvfs(path).f_flag & os.ST_RDONLY and not path.with_name(f"{path.name}-wal").exists()
+    return f"{plain}?mode=ro&immutable=1" if still else f"{plain}?mode=ro"
+
+
 class Catalogue:
     """The open database; every method may be called from any thread."""
 
@@ -77,7 +88,7 @@ class Catalogue:
                 f"catalogue {path} is missing",
                 "open the store once for writing: it is rebuilt from the episodes",
             )
-        uri = f"{path.absolute().as_uri()}{'?mode=ro' if readonly else ''}"
+        uri = _uri(path, readonly)
         try:
             self._db = sqlite3.connect(
                 uri, uri=True, check_same_thread=False, timeout=10, isolation_level=None

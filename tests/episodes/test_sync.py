@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -218,6 +220,19 @@ def test_a_source_that_can_only_be_read_is_copied_and_not_marked(store: EpisodeS
         assert copied.ids() == [name]
     with pytest.raises(RecordingError, match=r"cannot open .*sync\.lock"), syncing(store.root):
         pass
+
+
+def test_a_store_on_a_read_only_disk_is_read_without_a_file_beside_it(
+    store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = record_episode(store, 5)
+    store.close()
+    before = sorted(path.name for path in store.root.iterdir())
+    flags = SimpleNamespace(f_flag=os.ST_RDONLY)
+    monkeypatch.setattr(os, "statvfs", lambda path: flags)
+    with EpisodeStore.open(store.root, mode="r") as opened:
+        assert opened.select("true") == [name]
+        assert sorted(path.name for path in store.root.iterdir()) == before
 
 
 def test_a_host_without_its_colon_is_no_folder(

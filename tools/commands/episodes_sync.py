@@ -75,7 +75,7 @@ def sync(destination: str, store: Path, where: str, ssh: str, remote_ratchet: st
         copied = send(store, chosen, link, note, update)
     if not writable:
         say(f"{store} cannot be written: that these episodes are synced is not noted in it")
-    if _one_disk(destination, store):
+    elif _one_disk(destination, store):
         say(f"{destination} is on the same disk as {store}: these copies count, but do not survive the disk")
     if as_json:
         show_json(
