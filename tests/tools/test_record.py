@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import pty
 import select
 import subprocess
 import sys
 import termios
+import threading
 import time
+import tomllib
 
 import numpy as np
 import pytest
 
 from episodes.store import EpisodeStore
 from runtime.nouns import Source
+from runtime.ring import RingReader, frame_dtype
 from tests.tools.acting import TIMEOUT_S, call, call_json
 from tools.errors import UsageError
 from tools.sim import SimRobot
@@ -122,6 +126,19 @@ def test_lerobots_keys_and_the_terminal_as_it_was(sim: SimRobot) -> None:
     terminal.press(b"f")
     terminal.expect("failure")
     terminal.expect("episode 3")
+    terminal.press(b"s")  # too late for another verdict
+    terminal.expect("never changes")
+    terminal.press(b"r")  # but the failure can be recorded again
+    terminal.expect("threw ")
+    terminal.expect("episode 2")
+    terminal.press(b"r")
+    terminal.expect("no last episode")
+    terminal.expect("episode 2")
+    terminal.press(b"n")
+    terminal.expect("recording")
+    terminal.press(b"f")
+    terminal.expect("failure")
+    terminal.expect("episode 3")
     terminal.press(b"\x1b")  # Escape alone
     terminal.expect("2 of 5 episodes kept")
     flags = termios.tcgetattr(terminal.inner)
@@ -205,6 +222,7 @@ def test_killed_in_an_episode_it_is_kept_as_unknown_and_the_next_session_just_go
     time.sleep(0.3)
     terminal.press(b"f")
     terminal.expect("failure")
+    terminal.expect("episode 2")
     terminal.press(b"q")
     terminal.expect("1 of 3 episodes kept")
     assert terminal.close() == 0
@@ -219,3 +237,55 @@ def test_killed_in_an_episode_it_is_kept_as_unknown_and_the_next_session_just_go
         time.sleep(0.1)
     assert [outcome for outcome, _ in found] == ["unknown", "failure"]
     assert "control lost" in found[0][1]
+
+
+class Published(threading.Thread):
+    """Numbers of the pictures that a camera process publishes, as another reader of its ring sees them."""
+
+    def __init__(self, sim: SimRobot, camera: str) -> None:
+        super().__init__(daemon=True)
+        spec = tomllib.loads(sim.config_path.read_text())["cameras"][camera]
+        ring = sim.paths.run_dir / "run" / f"camera.{camera}.frames"
+        self.reader = RingReader(ring, frame_dtype(spec["height"], spec["width"]))
+        self.camera = camera
+        self.seen: dict[int, int] = {}  # seq → t_ns
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        index = self.reader.head - 1
+        while not self.over.wait(0.02):
+            first, records = self.reader.since(index)
+            self.seen.update(zip(records["seq"].tolist(), records["t_ns"].tolist(), strict=True))
+            index = first + len(records) - 1
+
+
+async def test_no_picture_that_was_published_while_recording_is_missing(sim: SimRobot) -> None:
+    async with sim.client() as robot, robot.control("test") as control:
+        await control.enable()
+        await control.set_mode("teleop")
+        await control.start_episode("every picture")
+        await asyncio.sleep(0.2)
+        readers = [
+            Published(sim, path.name.split(".")[1])
+            for path in (sim.paths.run_dir / "run").glob("camera.*.frames")
+        ]
+        for reader in readers:
+            reader.start()
+        await asyncio.sleep(2.0)
+        for reader in readers:
+            reader.over.set()
+            reader.join()
+        await asyncio.sleep(0.3)
+        reply = await control.end_episode("success")
+        await control.set_mode("hold")
+    rows(sim, [reply.id])
+    with EpisodeStore.open(sim.store_path, create=False, mode="r") as store:
+        episode = store.read(reply.id)
+    ticks = episode.streams["observation.state"].t_ns
+    stalls = [(a, b) for a, b in itertools.pairwise(ticks.tolist()) if b - a > 0.2e9]  # the ring holds 0.25 s
+    assert readers
+    for reader, camera in ((r, r.camera) for r in readers):
+        recorded = set(episode.frames(camera).seq.tolist())
+        missing = {seq: t_ns for seq, t_ns in reader.seen.items() if seq not in recorded}
+        assert len(reader.seen) > 10
+        assert [t for t in missing.values() if not any(a - 0.3e9 < t < b for a, b in stalls)] == []

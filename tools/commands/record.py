@@ -41,8 +41,8 @@ _GHOST_POLL_S = 0.1
 
 RECORD_EXAMPLES = """
 \b
-Keys: s success, f failure, → or n done, ← or r again, k keep the last seconds although nothing was
-recorded, esc or q stop, space bar or e EMERGENCY STOP.
+Keys: s success, f failure, → or n done, ← or r again (also in the pause after it), k keep the last
+seconds although nothing was recorded, esc or q stop, space bar or e EMERGENCY STOP.
 \b
 Examples:
   ratchet record --task "put the cube in the zone" --episodes 50
