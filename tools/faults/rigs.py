@@ -57,7 +57,11 @@ class Rigs:
             self._policy = self._policy or self._served()
             self._rig = Rig(directory, self._policy)
         self._kind = kind
-        asyncio.run(_first_episode(self._rig))
+        try:
+            asyncio.run(_first_episode(self._rig))
+        except (UsageError, RemoteError):
+            self.stop()  # else the next row would get one without an episode
+            raise
         return self._rig
 
     def run(self, row: Row) -> Measured:
