@@ -189,17 +189,27 @@ class Deployment:
         if standing.barred.pop(slot.version, None) is not None:
             standing.note("bar lifted", slot.version, reason="a person put it back")
         self._unanswered = 0
-        if before is None or not probation:
-            self.judge.end()
-            self._slots.pinned.pop("fallback", None)
-        else:
-            # A version that was itself on probation has proved nothing: the one before it has.
-            proven = self._slots.pinned.get("fallback") if standing.trial else None
-            self._slots.pinned["fallback"] = proven = proven or before.slot
-            self.judge.begin(slot.version, proven.version)
-        standing.note("swapped", slot.version, before.slot.version if before else "")
+        reason = self._watch(slot, before, probation)
+        standing.note("swapped", slot.version, before.slot.version if before else "", reason)
         await self._save()
         return serving
+
+    def _watch(self, slot: Slot, before: Serving | None, probation: bool) -> str:
+        """Begin or end the probation that a swap asks for; returns what is to be said about it."""
+        trial, pinned = self.standing.trial, self._slots.pinned
+        # A version that was itself on probation has proved nothing: the one before it has.
+        proven = pinned.get("fallback") if trial else None
+        if trial is not None and trial.version == slot.version and probation:
+            return "on another backend, still on probation"
+        proven = proven or (before.slot if before else None)
+        # No version is its own way back: it would be barred and serve.
+        if proven is None or not probation or proven.version == slot.version:
+            self.judge.end()
+            pinned.pop("fallback", None)
+            return "" if trial is None else f"bundle {trial.version} was on probation and is replaced"
+        pinned["fallback"] = proven
+        self.judge.begin(slot.version, proven.version)
+        return ""
 
     def _give_up_trial(self, reason: str) -> bool:
         """Back to the last version that proved itself; False when no trial is on or none is left."""
@@ -216,7 +226,9 @@ class Deployment:
             raise RollbackError("no bundle is loaded; load one")
         serving = self._slots.rollback(to)
         version = before.slot.version
-        self.judge.bar(version, why, by_server)
+        self.judge.end()
+        if serving.slot.version != version:  # the same on another backend is not barred: it serves
+            self.judge.bar(version, why, by_server)
         self._slots.pinned.pop("fallback", None)
         self._unanswered = 0
         self.standing.note("rolled back", version, serving.slot.version, why)

@@ -5,6 +5,7 @@ One small JSON file, replaced as a whole. The registry's ledger is the history; 
 
 from __future__ import annotations
 
+import logging
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from policy_server.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 MAX_EVENTS = 100
 _MAX_RECORDS = 256
@@ -120,9 +123,26 @@ def read_standing(path: Path | None) -> Standing:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; {remedy}") from error
     try:
-        return Standing.model_validate_json(raw)
+        standing = Standing.model_validate_json(raw)
     except ValidationError as error:
         raise ConfigError(f"{path} is damaged: {error.errors()[0]['msg']}; {remedy}") from error
+    _set_right(standing, path)
+    return standing
+
+
+def _set_right(standing: Standing, path: Path) -> None:
+    """Undo what contradicts itself: a version that is its own way back, or is barred and serves."""
+    trial, serving = standing.trial, standing.serving
+    own = standing.fallback is not None and trial is not None and standing.fallback.version == trial.version
+    if trial is not None and (own or trial.predecessor == trial.version):
+        log.warning("standing.set_right path=%s version=%s: on probation against itself", path, trial.version)
+        standing.trial = standing.fallback = None
+    if serving is not None and serving.version in standing.barred:
+        log.warning("standing.set_right path=%s version=%s: barred while it served", path, serving.version)
+        bar = standing.barred.pop(serving.version)
+        standing.note(
+            "bar lifted", serving.version, reason=f"it served all the same; barred for: {bar.reason}"
+        )
 
 
 def write_standing(path: Path, text: str) -> None:

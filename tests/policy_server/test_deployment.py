@@ -10,6 +10,7 @@ import tiny
 
 from policy_server.errors import RefusedBundleError
 from policy_server.probation import ProbationConfig
+from policy_server.standing import Bar, Trial, read_standing, write_standing
 from protos.ratchet.v1 import policy_pb2 as pb
 from tools.bench.swap_bundles import nan_when_blinded
 
@@ -133,6 +134,41 @@ async def test_a_chain_of_unproven_bundles_goes_back_to_the_one_that_proved_itse
         for i in range(4):
             answer = await report(run.stub, c.version, f"c{i}", True)
         assert (answer.verdict, answer.serving) == ("rolled back", a.version)
+
+
+async def test_back_to_the_one_before_ends_a_probation_and_bars_nobody(place, running):
+    a, b = place.bundle("a"), place.bundle("b", 1.0)
+    config = place.config(bundle=a.path, probation=WATCHED, state=place.root / "state.json")
+    async with running(config) as run:
+        await load(run.stub, b)
+        await load(run.stub, a)
+        now = await status(run.stub)
+        assert not now.HasField("probation")
+        assert "replaced" in now.events[-1].reason
+        for i in range(WATCHED.episodes):
+            assert (await report(run.stub, a.version, f"a{i}", True)).verdict == ""
+        assert not (await status(run.stub)).barred
+        assert (await load(run.stub, b)).active
+    async with running(config) as run:
+        assert (await status(run.stub)).probation.predecessor == a.version
+
+
+async def test_a_memory_in_which_the_serving_version_is_barred_is_set_right(place, running):
+    a = place.bundle("a")
+    state = place.root / "state.json"
+    config = place.config(bundle=a.path, probation=WATCHED, state=state)
+    async with running(config):
+        pass
+    kept = read_standing(state)
+    kept.fallback = kept.serving
+    kept.trial = Trial(version=a.version, predecessor=a.version, bound=0.5, left_s=60.0)
+    kept.barred = {a.version: Bar(reason="4 of 4 failed", wall="2026-01-01", by_server=True)}
+    write_standing(state, kept.model_dump_json())
+    async with running(config) as run:
+        now = await status(run.stub)
+        assert [slot.version for slot in now.slots if slot.active] == [a.version]
+        assert (len(now.barred), now.HasField("probation")) == (0, False)
+        assert now.events[-1].kind == "bar lifted"
 
 
 async def test_reports_that_make_no_sense_are_refused(place, running):
