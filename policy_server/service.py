@@ -30,7 +30,7 @@ from policy_server.inference import InferenceWorker
 from policy_server.lanes import Lane, Lanes, is_local
 from policy_server.schedule import Job
 from policy_server.slots import BundleSlots, Serving
-from policy_server.spec import check_report, check_session
+from policy_server.spec import check_report, check_session, is_usual
 from policy_server.status import describe
 from policy_server.streams import in_order
 from protos.ratchet.v1 import policy_pb2 as pb
@@ -79,6 +79,9 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         """The answers have gone out: count the failures, and show an observation to the shadow."""
         answers = [(row, outcome) for row, outcome in enumerate(outcomes) if isinstance(outcome, Answer)]
         broken = any(isinstance(outcome, InferenceError) for outcome in outcomes)
+        if broken and not answers:  # what no training data was like is not held against the bundle
+            seen = serving.slot.manifest.normalisation.state
+            broken = all(is_usual(job.inputs.state, seen) for job in jobs) or not serving.slot.alive
         if answers or broken:
             self.deployment.answered(serving, fine=bool(answers))
         shadow = self.deployment.shadows.wanted(serving.slot) if answers else None

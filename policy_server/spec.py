@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from policies.config import FeatureStats
 from policy_server.errors import RequestError
 from protos.codec import CodecError, decode_image, decode_tensor
 from protos.ratchet.v1 import policy_pb2 as pb
@@ -17,7 +18,11 @@ Pixels = npt.NDArray[np.uint8]
 
 #: Longest session name a client may send.
 MAX_SESSION = 128
+#: Greatest state value there is, whatever its unit (rad, degrees, percent or a motor's steps).
+MAX_STATE = 1e4
 _MAX_FLAGS = 64
+_USUAL_SD = 10.0
+_USUAL_RAD = np.pi
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,18 @@ def check_request(request: pb.InferRequest, spec: IOSpec, find_shared: FindShare
         images[frame.camera] = find_shared(frame, camera.height, camera.width)
     if not np.isfinite(state).all():
         raise RequestError("state has a NaN or an infinity; send measured joint values")
+    if float(np.abs(state).max(initial=0.0)) > MAX_STATE:
+        raise RequestError(f"state has a value beyond ±{MAX_STATE:.0f}; send measured joint values")
     return Inputs(state, images)
+
+
+def is_usual(state: npt.NDArray[np.float32], seen: FeatureStats) -> bool:
+    """Whether a bundle must know what to do with a state (S,), as the training data had it (``seen``).
+
+    Within ten deviations or half a turn of the mean: a joint that hardly moved then may stand elsewhere now.
+    """
+    width = np.maximum(_USUAL_SD * np.asarray(seen.std), _USUAL_RAD)
+    return bool((np.abs(state - np.asarray(seen.mean)) <= width).all())
 
 
 def _sizes(cameras: tuple[CameraSpec, ...]) -> tuple[str, ...]:

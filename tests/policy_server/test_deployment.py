@@ -126,6 +126,23 @@ async def test_weights_that_give_no_answer_are_given_up_after_a_few_requests(pla
         assert "without an answer" in (await status(run.stub)).barred[0].reason
 
 
+async def test_joints_that_no_robot_has_are_not_the_bundles_failure(place, running):
+    a = place.bundle("a")
+    graph = nan_when_blinded(a.read("model.onnx"), limit=5.0, source="state")
+    b = place.bundle("b", model=graph)
+    async with running(place.config(bundle=a.path, probation=WATCHED)) as run:
+        await load(run.stub, b)
+        for tick in range(3 * WATCHED.failed_inferences):
+            error = await refusal(run.stub.Infer(tiny.make_request(tick, state=50.0), timeout=5))
+            assert error.code() is Code.INTERNAL
+        for absurd in (3e38, -2e4):
+            error = await refusal(run.stub.Infer(tiny.make_request(state=absurd), timeout=5))
+            assert error.code() is Code.INVALID_ARGUMENT
+        now = await status(run.stub)
+        assert [slot.version for slot in now.slots if slot.active] == [b.version]
+        assert not now.barred
+
+
 async def test_a_chain_of_unproven_bundles_goes_back_to_the_one_that_proved_itself(place, running):
     a, b, c = place.bundle("a"), place.bundle("b", 1.0), place.bundle("c", 2.0)
     async with running(place.config(bundle=a.path, probation=WATCHED)) as run:
