@@ -1,11 +1,13 @@
 """When does a bundle on probation fail too often? A test that may be looked at after every episode.
 
 The predecessor's failure rate is not known, only its record: f failures in n episodes. Its upper
-confidence bound p̄ at level α/2 (Clopper & Pearson 1934) stands in for it. Against "the new bundle
+confidence bound p̄ at level α/3 (Clopper & Pearson 1934) stands in for it. Against "the new bundle
 fails with a chance of at most p̄" the likelihood ratio of any q > p̄ is a non-negative
-supermartingale, and so is its average over a grid of q; the chance that it *ever* reaches 2/α is
-therefore at most α/2 (Ville 1939). Together: a bundle that is no worse is given up with a chance of
-at most α, however often one looks. A second, blunt rule catches what breaks at once.
+supermartingale, and so is its average over a grid of q; the chance that it *ever* reaches 3/α is
+therefore at most α/3 (Ville 1939). A second, blunt rule, so many failures in a row, catches what
+breaks at once; how many is chosen so that p̄ gives such a run in a whole probation with a chance of
+at most α/3. Together: a bundle that is no worse is given up with a chance of at most α, however
+often one looks.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 _GRID = 64
 _HIGHEST_BOUND = 0.95
+_PARTS = 3  # of α: the bound, the e-value, the run of failures
 
 
 class ProbationConfig(BaseModel):
@@ -37,7 +40,12 @@ class ProbationConfig(BaseModel):
     assumed_failures: float = Field(
         default=0.5, gt=0.0, lt=1.0, description="failure rate that is borne when there is no such record"
     )
-    in_a_row: int = Field(default=5, ge=2, le=100, description="failed episodes in a row that end it at once")
+    in_a_row: int = Field(
+        default=5,
+        ge=2,
+        le=100,
+        description="failed episodes in a row that end it at once; more where chance alone gives such a row",
+    )
     failed_inferences: int = Field(
         default=3, ge=1, le=1000, description="requests in a row without an answer that end it at once"
     )
@@ -79,13 +87,32 @@ def bound_for(failures: int, episodes: int, config: ProbationConfig) -> float:
     """The failure rate a bundle is tested against, from its predecessor's record."""
     if episodes < config.min_history:
         return config.assumed_failures
-    # Never at 1, where nothing could be evidence; the blunt rule is left then.
-    return min(upper_bound(failures, episodes, config.alpha / 2), _HIGHEST_BOUND)
+    # Never at 1, where nothing could be evidence.
+    return min(upper_bound(failures, episodes, config.alpha / _PARTS), _HIGHEST_BOUND)
 
 
 def log_limit(config: ProbationConfig) -> float:
     """The log e-value at which a bundle is given up."""
-    return math.log(2.0 / config.alpha)
+    return math.log(_PARTS / config.alpha)
+
+
+def run_chance(length: int, episodes: int, rate: float) -> float:
+    """P(at least ``length`` failures in a row within ``episodes``), each failing with chance ``rate``."""
+    rows = [1.0] + [0.0] * (length - 1)  # chance that the present row has that length and none was longer
+    for _ in range(episodes):
+        rows = [(1.0 - rate) * sum(rows), *(rate * chance for chance in rows[:-1])]
+    return max(1.0 - sum(rows), 0.0)
+
+
+def row_limit(bound: float, config: ProbationConfig) -> int:
+    """How many failures in a row end a probation: ``in_a_row``, or more where that is too likely by chance.
+
+    More than the probation has episodes when every run is.
+    """
+    length = config.in_a_row
+    while length <= config.episodes and run_chance(length, config.episodes, bound) > config.alpha / _PARTS:
+        length += 1
+    return length
 
 
 def _at_most(k: int, n: int, p: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from policy_server.probation import ProbationConfig, bound_for, log_e_value, log_limit
+from policy_server.probation import ProbationConfig, bound_for, log_e_value, log_limit, row_limit
 from policy_server.standing import Bar, Standing, Trial, now_label
 
 Verdict = Literal["", "probation", "passed", "failed"]
@@ -83,7 +83,7 @@ class Judge:
     def _verdict(self, trial: Trial) -> Verdict:
         config = self._config
         counts = f"{trial.failures} of {trial.episodes} episodes failed"
-        if trial.row >= config.in_a_row:
+        if trial.row >= config.in_a_row and trial.row >= row_limit(trial.bound, config):
             self.reason = f"{counts}, the last {trial.row} in a row"
             return "failed"
         if log_e_value(trial.failures, trial.episodes, trial.bound) >= log_limit(config):

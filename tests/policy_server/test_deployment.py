@@ -15,7 +15,7 @@ from protos.ratchet.v1 import policy_pb2 as pb
 from tools.bench.swap_bundles import nan_when_blinded
 
 Code = grpc.StatusCode
-WATCHED = ProbationConfig(episodes=20, in_a_row=4)
+WATCHED = ProbationConfig(episodes=20, in_a_row=4, assumed_failures=0.2)
 
 
 async def load(stub: Any, bundle: Any, **over: Any) -> pb.LoadResponse:
