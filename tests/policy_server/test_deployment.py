@@ -49,7 +49,7 @@ async def test_a_bundle_whose_failures_rise_is_rolled_back_and_stays_so(place, r
         assert (now.probation.version, now.probation.predecessor) == (b.version, a.version)
         assert now.probation.bound < 0.3
         verdicts = []
-        for i in range(4):
+        for i in range(5):
             verdicts.append((await report(run.stub, b.version, f"b{i}", False, "stall")).verdict)
             if verdicts[-1] == "rolled back":
                 break
