@@ -29,7 +29,10 @@ class ProbationConfig(BaseModel):
 
     episodes: int = Field(default=30, ge=0, le=10_000, description="it passes after so many; 0: no probation")
     minutes: float = Field(
-        default=240.0, gt=0.0, le=100_000.0, description="or after this time, with at least one episode"
+        default=240.0,
+        gt=0.0,
+        le=100_000.0,
+        description="or after this time, with half of the episodes and no more failures than are borne",
     )
     alpha: float = Field(
         default=0.05, gt=0.0, le=0.5, description="chance to give up a bundle that is no worse"

@@ -124,11 +124,24 @@ def test_it_passes_after_its_episodes_or_its_time() -> None:
     assert standing.trial is None
     judge.begin("newer", "new")
     assert not judge.pass_time(61.0)  # nothing was seen yet
-    assert judge.report("newer", "f1", False, (), False) == "passed"
+    assert judge.report("newer", "f1", False, (), False) == "probation"
+    assert judge.report("newer", "f2", False, (), False) == "passed"
     judge.begin("newest", "newer")
-    judge.report("newest", "g1", False, (), False)
+    for i in range(2):
+        judge.report("newest", f"g{i}", False, (), False)
     assert not judge.pass_time(30.0)
     assert judge.pass_time(31.0)
+
+
+def test_time_does_not_pass_what_fails() -> None:
+    standing = Standing()
+    judge = Judge(ProbationConfig(episodes=8, minutes=1.0), standing)
+    judge.begin("new", "old")
+    for i in range(4):
+        assert judge.report("new", f"e{i}", True, (), False) == "probation"
+    assert not judge.pass_time(61.0)
+    assert judge.report("new", "e4", False, (), False) == "probation"
+    assert standing.trial is not None
 
 
 def test_what_is_kept_comes_back_and_damage_is_not_guessed_at(tmp_path: Path) -> None:
