@@ -59,22 +59,23 @@ class Deployment:
             else Place(version="", path=configured or "", backend=config.backend)
         )
         places = [standing.serving, first] if config.resume and configured == standing.configured else [first]
-        refusal: ServerError | None = None
+        refusals: list[tuple[str, ServerError]] = []
         for place in [place for place in places if place is not None]:
             try:
                 loaded = await self._load(place.path, place.backend)
                 self._refuse_barred(loaded.slot.version, f"serve another, or move {config.state} away")
             except ServerError as error:
-                log.warning("deployment.passed_over path=%s reason=%s", place.path, error)
-                refusal = refusal or error
+                refusals.append((place.path, error))
                 continue
+            for path, reason in refusals:
+                log.warning("deployment.passed_over path=%s reason=%s", path, reason)
             self._slots.activate(self._slots.add(loaded.slot))
             standing.configured = configured
             await self._resume(loaded.slot.version)
             await self._save()
             return
-        if refusal is not None:
-            raise refusal
+        if refusals:
+            raise refusals[0][1]
 
     async def load(
         self, path: str, backend: str, activate: bool, *, by_person: bool = False, probation: bool = True
@@ -98,6 +99,9 @@ class Deployment:
 
     async def roll_back(self, why: str) -> Serving:
         """A person's word: serve the predecessor again, bar the present one. Raises RollbackError."""
+        way_back = self._slots.previous
+        if way_back is not None:
+            await self.shadows.release(way_back)
         serving = self._give_up(why or "rolled back by hand", by_server=False, to=None)
         await self._save()
         return serving
@@ -109,26 +113,28 @@ class Deployment:
         verdict = self.judge.report(version, episode, failed, flags, mixed)
         if verdict == "passed":
             self._slots.pinned.pop("fallback", None)
-        rolled_back = verdict == "failed" and self._give_up_trial(self.judge.reason)
+        reason = self.judge.reason
+        rolled_back = verdict == "failed" and await self._give_up_trial(reason)
         await self._save()
         if verdict == "failed":
             return "rolled back" if rolled_back else ""
         return verdict
 
-    def answered(self, serving: Serving, fine: bool) -> None:
+    async def answered(self, serving: Serving, fine: bool) -> None:
         """Note whether a run gave finite actions; several in a row that don't end in a way back."""
         self._unanswered = 0 if fine else self._unanswered + 1
         if self._unanswered < self._config.probation.failed_inferences or serving is not self._slots.serving:
             return
         self._unanswered = 0
         reason = f"{self._config.probation.failed_inferences} requests in a row without an answer"
-        if self._give_up_trial(reason):
+        if await self._give_up_trial(reason):
             self._start(self._save())
         elif not serving.slot.alive:
             self._start(self._revive(serving.slot))
 
     def tick(self, seconds: float) -> None:
-        """Let time pass on a probation."""
+        """Let time pass on a probation and a shadow."""
+        self.shadows.tick()
         if self.judge.pass_time(seconds):
             self._slots.pinned.pop("fallback", None)
             self._start(self._save())
@@ -211,11 +217,20 @@ class Deployment:
         self.judge.begin(slot.version, proven.version)
         return ""
 
-    def _give_up_trial(self, reason: str) -> bool:
-        """Back to the last version that proved itself; False when no trial is on or none is left."""
+    def _proven(self) -> Slot | None:
+        """The last version that proved itself; None when no trial of what serves is on, or none is left."""
         trial, serving = self.standing.trial, self._slots.serving
-        fallback = self._slots.pinned.get("fallback")
-        if trial is None or fallback is None or serving is None or serving.slot.version != trial.version:
+        if trial is None or serving is None or serving.slot.version != trial.version:
+            return None
+        return self._slots.pinned.get("fallback")
+
+    async def _give_up_trial(self, reason: str) -> bool:
+        """Back to the last version that proved itself; False when there is no need or no way."""
+        fallback = self._proven()
+        if fallback is None:
+            return False
+        await self.shadows.release(fallback)
+        if self._proven() is not fallback:  # somebody was quicker
             return False
         self._give_up(reason, by_server=True, to=fallback)
         return True

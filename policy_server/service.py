@@ -83,7 +83,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
             seen = serving.slot.manifest.normalisation.state
             broken = all(is_usual(job.inputs.state, seen) for job in jobs) or not serving.slot.alive
         if answers or broken:
-            self.deployment.answered(serving, fine=bool(answers))
+            await self.deployment.answered(serving, fine=bool(answers))
         shadow = self.deployment.shadows.wanted(serving.slot) if answers else None
         if shadow is not None and not self.worker.waiting:
             row, answer = answers[0]

@@ -75,11 +75,16 @@ class Shadow:
             self._end("its time is over")
         return self._ended is None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a run is under way, after its time maybe."""
+        return self._busy is not None and not self._busy.done()
+
     def wants(self, serving: Slot) -> bool:
         """Whether the next observation should be shown to it; one that is not is counted as skipped."""
         if not self.running or serving is self.slot:
             return False
-        if self._busy is not None and not self._busy.done():
+        if self.busy:
             self._skipped += 1
             return False
         return True
@@ -97,7 +102,7 @@ class Shadow:
             await asyncio.wait([self._busy])
 
     def close(self) -> None:
-        """End it; a run under way ends by itself."""
+        """End it, if it has not; a run under way ends by itself."""
         self._end("the server stopped")
         self._thread.shutdown(wait=False, cancel_futures=True)
 
@@ -163,6 +168,7 @@ class ShadowDesk:
         self._slots = slots
         self._seconds = seconds
         self._shadow: Shadow | None = None
+        self._found: Compared | None = None
 
     async def begin(self, slot: Slot, seconds: float) -> None:
         """Run a resident slot on what is asked from now on. Raises RefusedBundleError if it does not fit."""
@@ -177,9 +183,16 @@ class ShadowDesk:
 
     async def stop(self, reason: str) -> None:
         """End the present one, if there is one; what it found is kept until the next."""
-        if self._shadow is not None:
-            await self._shadow.stop(reason)
-            self._slots.pinned.pop("shadow", None)
+        shadow = self._shadow
+        if shadow is not None:
+            await shadow.stop(reason)
+            self._put_away(shadow)
+
+    def tick(self) -> None:
+        """Let go of a bundle whose time as a shadow is over."""
+        shadow = self._shadow
+        if shadow is not None and not shadow.running and not shadow.busy:
+            self._put_away(shadow)
 
     async def release(self, slot: Slot) -> None:
         """End the shadow if it is this slot, which is about to serve."""
@@ -193,7 +206,14 @@ class ShadowDesk:
 
     def report(self) -> Compared | None:
         """What the present or the last one found."""
-        return None if self._shadow is None else self._shadow.report()
+        return self._found if self._shadow is None else self._shadow.report()
+
+    def _put_away(self, shadow: Shadow) -> None:
+        """Keep what it found, and nothing that holds its bundle in memory."""
+        if shadow is self._shadow:
+            self._found, self._shadow = shadow.report(), None
+            self._slots.pinned.pop("shadow", None)
+            shadow.close()
 
     def close(self) -> None:
         """End it; a run under way ends by itself."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -204,3 +205,37 @@ async def test_a_shadow_needs_a_process_of_its_own(place, running):
     async with running(place.config(bundle=a.path)) as run:
         error = await refusal(run.stub.Shadow(pb.ShadowRequest(bundle=str(b.path)), timeout=30))
         assert "isolation" in error.details()
+
+
+@pytest.fixture
+def shadows_in_threads(monkeypatch):
+    """Let a bundle without a process be a shadow, as long as nothing is asked."""
+    monkeypatch.setattr("policy_server.shadow.ProcessSession", object)
+
+
+async def test_the_way_back_is_no_shadow_once_it_serves(place, running, shadows_in_threads):
+    a, b = place.bundle("a"), place.bundle("b", 1.0)
+    async with running(place.config(bundle=a.path, probation=WATCHED)) as run:
+        await load(run.stub, b)
+        assert (await run.stub.Shadow(pb.ShadowRequest(bundle=a.version, seconds=600), timeout=30)).running
+        for i in range(4):
+            answer = await report(run.stub, b.version, f"b{i}", True)
+        assert (answer.verdict, answer.serving) == ("rolled back", a.version)
+        now = (await status(run.stub)).shadow
+        assert (now.version, now.running, now.reason) == (a.version, False, "it serves now")
+        assert "shadow" not in run.server.servicer.slots.pinned
+        await load(run.stub, b, by_person=True)
+        await run.stub.Shadow(pb.ShadowRequest(bundle=a.version, seconds=600), timeout=30)
+        await run.stub.Rollback(pb.RollbackRequest(), timeout=5)
+        assert not (await status(run.stub)).shadow.running
+
+
+async def test_a_shadow_whose_time_is_over_is_not_kept_in_memory(place, running, shadows_in_threads):
+    a, b = place.bundle("a"), place.bundle("b", 1.0)
+    async with running(place.config(bundle=a.path)) as run:
+        await run.stub.Shadow(pb.ShadowRequest(bundle=str(b.path), seconds=0.01), timeout=30)
+        await asyncio.sleep(0.02)
+        run.server.servicer.tick(0.0)
+        assert "shadow" not in run.server.servicer.slots.pinned
+        now = (await status(run.stub)).shadow
+        assert (now.version, now.running, now.reason) == (b.version, False, "its time is over")
