@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole suite: what needs punctual processes in front, what only computes behind it at idle priority.
-# With arguments it is plain pytest with those.
+# The whole suite in two parts. First what computes, at idle priority behind commands and drivers; then, with
+# the machine to itself, what needs punctual processes. With arguments it is plain pytest with those.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PY="${PY:-.venv/bin/python}"
@@ -10,6 +10,9 @@ if [ $# -gt 0 ]; then
 fi
 
 computing=(tests/episodes tests/policies tests/policy_server tests/learner)
+tolerant=(tests/hal tests/tools/commands tests/test_*.py)
+punctual=(tests/runtime tests/faults tests/tools)
+
 log="$(mktemp)"
 idle=()
 if chrt --idle 0 true 2>/dev/null; then
@@ -19,11 +22,14 @@ fi
 behind=$!
 trap 'kill "$behind" 2>/dev/null; rm -f "$log"' EXIT
 
-echo "tests that need punctual processes (the others run behind them: ${computing[*]})"
-"$PY" -m pytest "${computing[@]/#/--ignore=}"
+echo "drivers and commands (behind them: ${computing[*]})"
+"$PY" -m pytest "${tolerant[@]}"
 front=$?
-echo "tests that only compute"
+echo "what only computes"
 wait "$behind"
 back=$?
 cat "$log"
-[ "$front" -eq 0 ] && [ "$back" -eq 0 ]
+echo "what needs punctual processes"
+"$PY" -m pytest "${punctual[@]}" --ignore=tests/tools/commands
+last=$?
+[ "$front" -eq 0 ] && [ "$back" -eq 0 ] && [ "$last" -eq 0 ]
