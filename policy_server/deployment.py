@@ -208,6 +208,8 @@ class Deployment:
         if trial is not None and trial.version == slot.version and probation:
             return "on another backend, still on probation"
         proven = proven or (before.slot if before else None)
+        if proven is not None and proven.version != slot.version:
+            self._slots.stand_by(proven)  # also what a person goes back to
         # No version is its own way back: it would be barred and serve.
         if proven is None or not probation or proven.version == slot.version:
             self.judge.end()

@@ -154,6 +154,17 @@ async def test_a_chain_of_unproven_bundles_goes_back_to_the_one_that_proved_itse
         assert (answer.verdict, answer.serving) == ("rolled back", a.version)
 
 
+@pytest.mark.parametrize("without_probation", [False, True])
+async def test_by_hand_too_a_chain_goes_back_to_the_one_that_proved_itself(place, running, without_probation):
+    a, b, c = place.bundle("a"), place.bundle("b", 1.0), place.bundle("c", 2.0)
+    async with running(place.config(bundle=a.path, probation=WATCHED)) as run:
+        await load(run.stub, b)
+        await load(run.stub, c, without_probation=without_probation)
+        assert (await status(run.stub)).previous == a.version
+        assert (await run.stub.Rollback(pb.RollbackRequest(), timeout=5)).version == a.version
+        assert not (await status(run.stub)).HasField("probation")
+
+
 async def test_back_to_the_one_before_ends_a_probation_and_bars_nobody(place, running):
     a, b = place.bundle("a"), place.bundle("b", 1.0)
     config = place.config(bundle=a.path, probation=WATCHED, state=place.root / "state.json")
