@@ -106,11 +106,9 @@ class Deployment:
         await self._save()
         return serving
 
-    async def report(
-        self, version: str, episode: str, failed: bool, flags: tuple[str, ...], mixed: bool
-    ) -> str:
+    async def report(self, version: str, episode: str, failed: bool, flags: tuple[str, ...]) -> str:
         """Count how an episode ended and act on it; returns the verdict on a bundle on probation, if any."""
-        verdict = self.judge.report(version, episode, failed, flags, mixed)
+        verdict = self.judge.report(version, episode, failed, flags, mixed=False)
         if verdict == "passed":
             self._slots.pinned.pop("fallback", None)
         reason = self.judge.reason

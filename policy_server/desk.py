@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
+from policy_server.answered import Answered
 from policy_server.batch import Answer
 from policy_server.clients import Client, Clients
 from policy_server.config import ServerConfig
@@ -47,6 +48,7 @@ class RequestDesk:
         self._clients = clients
         self._lanes = lanes
         self._worker = worker
+        self.answered = Answered()
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decoder")
 
     def close(self) -> None:
@@ -75,6 +77,7 @@ class RequestDesk:
             answer = await self._worker.infer(client, inputs, deadline_ns)
         counters.answered(answer.exec_ms)
         client.served += 1
+        self.answered.note(client.session, answer.version, answer.epoch)
         return _response(request, answer)
 
     def _deadline(self, request: pb.InferRequest, remaining_s: float | None) -> int:

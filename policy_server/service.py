@@ -168,10 +168,13 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         except ServerError as error:
             await _refuse(context, error)
         flags = tuple(request.flags)
-        counted = not request.mixed and request.episode not in deployment.standing.reported
-        verdict = await deployment.report(
-            request.version, request.episode, request.failed, flags, request.mixed
-        )
+        drove = self._desk.answered.has(request.session or context.peer(), request.version, request.epoch)
+        counted = drove and not request.mixed and request.episode not in deployment.standing.reported
+        verdict = ""
+        if counted:
+            verdict = await deployment.report(request.version, request.episode, request.failed, flags)
+        else:
+            log.debug("report.not_counted session=%r episode=%r", request.session, request.episode)
         serving = self.slots.serving
         return pb.ReportResponse(
             counted=counted,

@@ -24,7 +24,12 @@ async def load(stub: Any, bundle: Any, **over: Any) -> pb.LoadResponse:
     return await stub.Load(request, timeout=30)
 
 
-async def report(stub: Any, version: str, episode: str, failed: bool, *flags: str) -> pb.ReportResponse:
+async def report(
+    stub: Any, version: str, episode: str, failed: bool, *flags: str, drive: bool = True
+) -> pb.ReportResponse:
+    """Of a session that what serves has just answered; with ``drive`` off of one that it has not."""
+    if drive:
+        await stub.Infer(tiny.make_request(session="r"), timeout=5)
     request = pb.ReportRequest(session="r", version=version, episode=episode, failed=failed, flags=flags)
     return await stub.Report(request, timeout=5)
 
@@ -198,6 +203,20 @@ async def test_a_memory_in_which_the_serving_version_is_barred_is_set_right(plac
         assert [slot.version for slot in now.slots if slot.active] == [a.version]
         assert (len(now.barred), now.HasField("probation")) == (0, False)
         assert now.events[-1].kind == "bar lifted"
+
+
+async def test_only_who_was_answered_by_a_version_reports_about_it(place, running):
+    a, b = place.bundle("a"), place.bundle("b", 1.0)
+    async with running(place.config(bundle=a.path, probation=WATCHED)) as run:
+        await load(run.stub, b)
+        for i in range(2 * WATCHED.episodes):
+            answer = await report(run.stub, b.version, f"b{i}", True, drive=False)
+            assert (answer.counted, answer.verdict, answer.serving) == (False, "", b.version)
+        assert (await report(run.stub, b.version, "b0", False)).counted
+        assert not (await report(run.stub, a.version, "a0", False)).counted
+        request = pb.ReportRequest(session="r", version=b.version, episode="b1", epoch=77)
+        assert not (await run.stub.Report(request, timeout=5)).counted
+        assert (await status(run.stub)).probation.episodes == 1
 
 
 async def test_reports_that_make_no_sense_are_refused(place, running):

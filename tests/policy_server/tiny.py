@@ -100,14 +100,18 @@ def make_bundle(
 
 
 def make_request(
-    tick: int = 0, state: float | np.ndarray = 0.0, brightness: int = 0, jpeg: bool = False
+    tick: int = 0,
+    state: float | np.ndarray = 0.0,
+    brightness: int = 0,
+    jpeg: bool = False,
+    session: str = "test",
 ) -> pb.InferRequest:
     """A well-formed request of the tiny bundles' shape."""
     image = np.full((SIZE, SIZE, 3), brightness, dtype=np.uint8)
     vector = np.broadcast_to(np.float32(state), (6,))
     return pb.InferRequest(
         request_id=tick + 1,
-        session="test",
+        session=session,
         tick=tick,
         observation_ns=tick * 33_333_333,
         state=encode_tensor(np.array(vector)),
