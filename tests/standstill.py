@@ -13,8 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-#: A robot's bus is given up after this long without a reply, on the most patient of our benches.
-WORST_S = 0.03
+#: Three bus cycles without a reply are a fault, and a simulated motor that misses as many looks blocked.
+WORST_S = 0.01
 ATTEMPTS = 3
 
 _PROBE = """
