@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,21 +27,20 @@ class ChunkResult:
     features: Floats
 
 
-class PolicySession(Protocol):
+class PolicySession(ABC):
     """A loaded bundle, ready to run. Not thread-safe: one caller at a time."""
 
-    @property
-    def manifest(self) -> Manifest: ...
+    def __init__(self, manifest: Manifest, version: str, precision: Precision) -> None:
+        self.manifest = manifest
+        self.version = version
+        self.precision: Precision = precision
 
     @property
-    def version(self) -> str: ...
+    def chunk(self) -> int:
+        """Actions in an answer."""
+        return self.manifest.chunk
 
-    @property
-    def chunk(self) -> int: ...
-
-    @property
-    def precision(self) -> Precision: ...
-
+    @abstractmethod
     def infer(self, state: Floats, images: Mapping[str, Pixels]) -> ChunkResult:
         """``state`` float32 (B, S) rad; ``images`` uint8 RGB (B, H, W, 3) by camera name.
 
@@ -65,7 +64,7 @@ def check_inputs(manifest: Manifest, state: Floats, images: Mapping[str, Pixels]
             raise InputError(f"camera {camera.name!r} gives {image.dtype} {image.shape}, not uint8 {want}")
 
 
-class OnnxSession:
+class OnnxSession(PolicySession):
     """A bundle under ONNX Runtime, on the best provider of this machine."""
 
     def __init__(
@@ -76,25 +75,7 @@ class OnnxSession:
         model = bundle.read(bundle.onnx_name(precision))
         options = session_options(threads, spinning)
         self._session = ort.InferenceSession(model, options, providers=providers(precision))
-        self._manifest = bundle.manifest
-        self._version = bundle.version
-        self._precision: Precision = precision
-
-    @property
-    def manifest(self) -> Manifest:
-        return self._manifest
-
-    @property
-    def version(self) -> str:
-        return self._version
-
-    @property
-    def chunk(self) -> int:
-        return self._manifest.chunk
-
-    @property
-    def precision(self) -> Precision:
-        return self._precision
+        super().__init__(bundle.manifest, bundle.version, precision)
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -103,9 +84,9 @@ class OnnxSession:
 
     def infer(self, state: Floats, images: Mapping[str, Pixels]) -> ChunkResult:
         """See `PolicySession.infer`."""
-        check_inputs(self._manifest, state, images)
+        check_inputs(self.manifest, state, images)
         feed: dict[str, npt.NDArray[np.generic]] = {"state": state}
-        for camera in self._manifest.cameras:
+        for camera in self.manifest.cameras:
             feed[f"image.{camera.name}"] = images[camera.name]
         actions, features = self._session.run(["actions", "features"], feed)
         return ChunkResult(actions, features)

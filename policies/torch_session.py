@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from policies.act import ACT
-from policies.bundle import Bundle, Precision
+from policies.bundle import Bundle
 from policies.errors import ManifestError
 from policies.export import ServedACT
-from policies.manifest import MODEL_FILE, Manifest
+from policies.manifest import MODEL_FILE
 from policies.normalise import Normaliser
 from policies.processors import Processors
-from policies.session import ChunkResult, Floats, Pixels, check_inputs
+from policies.session import ChunkResult, Floats, Pixels, PolicySession, check_inputs
 
 
 def load_model(bundle: Bundle) -> tuple[ACT, Normaliser]:
@@ -35,7 +35,7 @@ def load_model(bundle: Bundle) -> tuple[ACT, Normaliser]:
     return model.eval(), Normaliser(bundle.manifest.normalisation, config)
 
 
-class TorchSession:
+class TorchSession(PolicySession):
     """Runs a bundle's torch form: on a CUDA GPU where torch has one, else on the CPU, its thread count."""
 
     def __init__(self, bundle: Bundle, compile: bool = False) -> None:
@@ -49,29 +49,12 @@ class TorchSession:
             conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
         mode = "reduce-overhead" if self._device.type == "cuda" else "default"
         self._run = torch.compile(served, mode=mode) if compile else served
-        self._manifest = bundle.manifest
-        self._version = bundle.version
-
-    @property
-    def manifest(self) -> Manifest:
-        return self._manifest
-
-    @property
-    def version(self) -> str:
-        return self._version
-
-    @property
-    def chunk(self) -> int:
-        return self._manifest.chunk
-
-    @property
-    def precision(self) -> Precision:
-        return "fp32"
+        super().__init__(bundle.manifest, bundle.version, "fp32")
 
     def infer(self, state: Floats, images: Mapping[str, Pixels]) -> ChunkResult:
         """See `policies.session.PolicySession.infer`."""
-        check_inputs(self._manifest, state, images)
-        pictures = [_tensor(images[camera.name]).to(self._device) for camera in self._manifest.cameras]
+        check_inputs(self.manifest, state, images)
+        pictures = [_tensor(images[camera.name]).to(self._device) for camera in self.manifest.cameras]
         # no_grad, not inference_mode: compiled code then serves training's tensors as well.
         with torch.no_grad():
             actions, features = self._run(_tensor(state).to(self._device), *pictures)

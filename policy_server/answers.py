@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from policy_server.deployment import Deployment
 from policy_server.loading import Loaded
 from policy_server.shadow import Compared
@@ -37,24 +39,7 @@ def shadow_report(found: Compared | None) -> pb.ShadowReport:
     """An empty one before the first shadow."""
     if found is None:
         return pb.ShadowReport()
-    return pb.ShadowReport(
-        version=found.version,
-        serving=found.serving,
-        running=found.running,
-        compared=found.compared,
-        skipped=found.skipped,
-        failed=found.failed,
-        mean_rad=found.mean_rad,
-        max_rad=found.max_rad,
-        mean_sd=found.mean_sd,
-        max_sd=found.max_sd,
-        exec_ms_p50=found.exec_ms_p50,
-        exec_ms_p99=found.exec_ms_p99,
-        seconds=found.seconds,
-        reason=found.reason,
-        action_names=found.action_names,
-        joint_mean_rad=found.joint_mean_rad,
-    )
+    return pb.ShadowReport(**dataclasses.asdict(found))
 
 
 def load_response(loaded: Loaded, serving: Serving | None, epoch: int) -> pb.LoadResponse:

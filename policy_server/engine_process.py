@@ -23,7 +23,7 @@ import numpy.typing as npt
 from policies.bundle import Precision
 from policies.errors import PolicyError
 from policies.manifest import Manifest
-from policies.session import ChunkResult, Floats, Pixels, check_inputs
+from policies.session import ChunkResult, Floats, Pixels, PolicySession, check_inputs
 from policy_server.config import Backend, ServerConfig
 from policy_server.engine_wire import MAX_BATCH, Exchange, Message, exchange_bytes, receive, send
 
@@ -133,34 +133,16 @@ class EngineProcess:
         return f"signal {-code}" if code < 0 else f"status {code}"
 
 
-class ProcessSession:
+class ProcessSession(PolicySession):
     """A `PolicySession` whose bundle runs in an engine process."""
 
     def __init__(
         self, engine: EngineProcess, exchange: Exchange, opened: Opened, precision: Precision
     ) -> None:
+        super().__init__(opened.manifest, opened.version, precision)
         self._engine = engine
         self._exchange = exchange
-        self._manifest = opened.manifest
-        self._version = opened.version
-        self._precision: Precision = precision
         self._lock = threading.Lock()
-
-    @property
-    def manifest(self) -> Manifest:
-        return self._manifest
-
-    @property
-    def version(self) -> str:
-        return self._version
-
-    @property
-    def chunk(self) -> int:
-        return self._manifest.chunk
-
-    @property
-    def precision(self) -> Precision:
-        return self._precision
 
     @property
     def pid(self) -> int:
@@ -199,7 +181,7 @@ class ProcessSession:
         self._engine.close()
 
     def _infer(self, state: Floats, images: Mapping[str, Pixels], idle: bool) -> ChunkResult:
-        check_inputs(self._manifest, state, images)
+        check_inputs(self.manifest, state, images)
         with self.staged(state.shape[0]) as (states, stacks):
             states[:] = state
             for name, stack in stacks.items():

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 RECENT_FLAGS = 32
 TELEOP_FRESH_NS = 200_000_000
-SAMPLE_FRESH_NS = 100_000_000
+BUS_SILENCE_NS = 100_000_000
 FORGET_TICKS = 18_000  # ten minutes: without episodes the monitors' memory would grow for ever
 
 
@@ -51,8 +51,11 @@ class ControlLoop:
         cameras: Mapping[str, FrameSource],
         policy: ChunkSource,
         recorder: EpisodeRecorder,
+        bus_silence_ns: int = BUS_SILENCE_NS,
     ) -> None:
+        """``bus_silence_ns``: how long the bus process may say nothing; as long as the motors wait for it."""
         self._controller = controller
+        self._bus_silence_ns = bus_silence_ns
         self._follower = follower
         self._leader = leader
         self._cameras = dict(cameras)
@@ -74,6 +77,7 @@ class ControlLoop:
         self.on_version: Callable[[str], None] | None = None
         self.drive = Drive()
         self._bus_index = -1
+        self._patience_ns = 0
         self._remote_goal: tuple[Vector, int] | None = None
         self._led: Waypoint | None = None
 
@@ -199,6 +203,8 @@ class ControlLoop:
         """The newest sample of everything; None (and a fault) when the arm's is missing or old."""
         self.sample = sample = self._follower.latest()
         now_ns = wake.deadline_ns + wake.late_ns
+        # What kept this tick may have kept the others: nobody is judged by time in which we stood still.
+        self._patience_ns = wake.late_ns + wake.skipped * self._controller.config.period_ns
         if sample is None:
             return None
         self._judge(sample, now_ns)
@@ -221,7 +227,7 @@ class ControlLoop:
         elif sample.fault is not Fault.NONE:
             fault = Event.BUS_FAULT if sample.fault is Fault.PORT else Event.MOTOR_FAULT
             self.handle(fault, sample.message)
-        elif self.state.energised and now_ns - sample.joints.t_ns > SAMPLE_FRESH_NS:
+        elif self.state.energised and now_ns - sample.joints.t_ns > self._bus_silence_ns + self._patience_ns:
             self.handle(Event.BUS_FAULT, "no fresh sample from the bus process")
         elif self.state.energised and sample.cause is HoldCause.CONTACT:
             joint = JOINTS[sample.contact_joint]
@@ -250,7 +256,7 @@ class ControlLoop:
         if (
             leader is not None
             and leader.fault is Fault.NONE
-            and now_ns - leader.joints.t_ns <= TELEOP_FRESH_NS
+            and now_ns - leader.joints.t_ns <= TELEOP_FRESH_NS + self._patience_ns
         ):
             return leader.joints.position
         why = leader.message if leader is not None and leader.message else "no fresh sample"

@@ -133,6 +133,7 @@ async def _parts(config: RobotConfig, software: str) -> AsyncIterator[_Parts]:
             cameras.handles if cameras else {},
             policy,
             recorder,
+            bus_silence_ns=config.bus.watchdog_ms * 1_000_000,
         )
         policy.on_change = lambda change: loop.remark(
             "policy_fallback" if change.local else "policy_return",

@@ -67,6 +67,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
             break
         watch.repeated.append(f"{item.nodeid}: the machine stood still for {stood * 1e3:.0f} ms")
         _forget_failed_fixtures(item)
+        watch.wait_for_quiet()
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)

@@ -16,6 +16,8 @@ from pathlib import Path
 #: Three bus cycles without a reply are a fault, and a simulated motor that misses as many looks blocked.
 WORST_S = 0.01
 ATTEMPTS = 3
+_QUIET_S = 3.0
+_BURST_S = 20.0
 
 _PROBE = """
 import os, sys, time
@@ -55,6 +57,12 @@ class Standstill:
                 if end >= began:
                     worst = max(worst, seconds)
         return worst
+
+    def wait_for_quiet(self) -> None:
+        """Such moments come in bursts: return when none has come for a while, or too many have."""
+        deadline = time.monotonic() + _BURST_S
+        while self.worst_since(time.monotonic() - _QUIET_S) > 0.0 and time.monotonic() < deadline:
+            time.sleep(0.1)
 
     def close(self) -> None:
         """End the probes."""

@@ -171,7 +171,7 @@ def sim_text(paths: SimPaths, bench: BenchInfo, options: SimOptions) -> str:
         lines += [f"width = {bench.width}", f"height = {bench.height}"]
     if options.patient:
         # These motors are a process: a busy machine, or a virtual one that stands still, keeps it waiting.
-        lines += ["", "[bus]", "watchdog_ms = 400", "replies = { margin_ms = 4.0, max_coast = 15 }"]
+        lines += ["", "[bus]", "watchdog_ms = 400", "replies = { margin_ms = 4.0, max_coast = 30 }"]
     lines += ["", "[control]", f"task_limit_s = {options.task_limit_s}"]
     if options.ensemble is not None:
         lines += [f"ensemble = {options.ensemble}"]

@@ -120,13 +120,14 @@ class Bench:
             deadline += STEP_NS
 
     def _step(self) -> None:
-        self._control.serve_pending(self._handle)
         if self._steps % STEPS_PER_TICK == 0:
             self._direction.guide(STEPS_PER_TICK)
         self._buses.receive("leader", self._leader)
         self._buses.receive("follower", self._follower)
         self._leader.step()
         self._follower.apply()
+        # Now that it is known what is energised: a reset puts a released arm back home.
+        self._control.serve_pending(self._handle)
         self._world.step()
         self._follower.publish()
         self._buses.exchange("follower", self._follower)

@@ -92,5 +92,5 @@ async def test_a_broker_that_comes_back_is_told_again_who_is_there(rig: Rig) -> 
     assert (await presence(rig)).state == "ONLINE"
     rig.broker.kill()
     await asyncio.sleep(0.5)
-    rig.broker.start()
+    await asyncio.to_thread(rig.broker.start)
     assert (await presence(rig)).state == "ONLINE"

@@ -46,8 +46,8 @@ def test_torchvision_weights_load_without_the_classifier() -> None:
     donor, net = ResNet18(8, torch.nn.BatchNorm2d), ResNet18(8)
     weights = {**donor.state_dict(), "fc.weight": torch.zeros(2, 64), "fc.bias": torch.zeros(2)}
     net.load_torchvision(weights)
-    picture = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(net(picture), donor.eval()(picture))
+    picture = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    torch.testing.assert_close(net.double()(picture), donor.double().eval()(picture))
     del weights["layer1.0.bn1.weight"]
     with pytest.raises(RuntimeError, match=r"layer1\.0\.bn1\.weight"):
         net.load_torchvision(weights)

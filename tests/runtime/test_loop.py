@@ -306,6 +306,21 @@ def test_a_bus_process_that_stalls_is_a_fault(bench: Bench) -> None:
     assert bench.loop.state is State.FAULT
 
 
+def test_the_bus_process_is_not_blamed_for_what_held_up_the_loop_as_well(bench: Bench) -> None:
+    """Nor the leader's: when the machine stood still both are as old as the tick is late, for one tick."""
+    bench.go(Event.ENABLE, Event.TELEOP)
+    bench.tick()
+    stood_ns = 400_000_000
+    for arm in (bench.arm, bench.leader):
+        arm.sample = dataclasses.replace(
+            arm.sample, joints=dataclasses.replace(arm.sample.joints, t_ns=time.monotonic_ns() - stood_ns)
+        )
+    bench.loop._tick(Wake(time.monotonic_ns(), 0, 12))  # twelve periods of 33 ms were skipped
+    assert bench.loop.state is State.TELEOP
+    bench.loop._tick(Wake(time.monotonic_ns(), 0, 0))
+    assert bench.loop.state is State.FAULT, "the loop goes on, the bus process does not"
+
+
 def test_an_interventions_ticks_are_the_persons(bench: Bench, store: EpisodeStore) -> None:
     bench.go(Event.ENABLE, Event.POLICY)
     bench.tick(2)

@@ -49,6 +49,14 @@ async def driving(sim: SimRobot, mode: str = "") -> AsyncIterator[tuple[RobotCli
         yield robot, control
 
 
+def leader_to_arm(sim: SimRobot) -> None:
+    """A hand brings the leader to where the arm is: else teleoperation begins with a way that nobody chose,
+    through whatever an earlier test left standing there, and ends in a contact."""
+    sim.bench.demonstrate(0)
+    time.sleep(0.5)
+    sim.bench.stop_demonstration()
+
+
 def ratchet(*arguments: str | Path, timeout_s: float = 60.0) -> tuple[int, str]:
     """Exit code and error output of a `ratchet` that is a process of its own and ends by itself."""
     done = subprocess.run(

@@ -20,7 +20,7 @@ import pytest
 from episodes.store import EpisodeStore
 from runtime.nouns import Source
 from runtime.ring import RingReader, frame_dtype
-from tests.tools.acting import TIMEOUT_S, call, call_json
+from tests.tools.acting import TIMEOUT_S, call, call_json, leader_to_arm
 from tools.errors import UsageError
 from tools.sim import SimRobot
 
@@ -41,6 +41,7 @@ def rows(sim: SimRobot, ids: list[str]) -> dict[str, tuple[str, str]]:
 
 
 def test_episodes_of_a_fixed_length_need_no_terminal(sim: SimRobot) -> None:
+    leader_to_arm(sim)
     kept = call_json(
         *("record", "--dir", sim.paths.run_dir, "--task", "by the clock", "--episodes", "2"),
         *("--episode-seconds", "0.6", "--reset-seconds", "0", "--outcome", "failure", "--json"),

@@ -147,6 +147,11 @@ class Rig:
     # --- its processes ------------------------------------------------------------------------------
 
     @property
+    def alive(self) -> bool:
+        """Whether the robot's service runs."""
+        return self.service.process.poll() is None
+
+    @property
     def pid(self) -> int:
         """The runtime: loop, recorder, remote doors."""
         return self.service.process.pid

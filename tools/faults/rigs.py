@@ -37,15 +37,16 @@ class Rigs:
         self.stop()
 
     def stop(self) -> None:
-        """End the present rig; ``statuses`` has the exit status of each one's `ratchet up`."""
+        """End the present rig; ``statuses`` has the exit status of each `ratchet up` that was ended so."""
         rig, self._rig = self._rig, None
         if rig is not None:
-            self.statuses.append(rig.stop())
+            ours, status = rig.alive, rig.stop()
+            self.statuses += [status] if ours else []
 
     def rig(self, row: Row) -> Rig:
-        """One that ``row`` can be done to, with an episode published."""
+        """One that ``row`` can be done to, with an episode published; a new one where the last has died."""
         kind = "own" if row.rig == "own" else "shared"
-        if self._rig is not None and self._kind == kind:
+        if self._rig is not None and self._kind == kind and self._rig.alive:
             return self._rig
         self.stop()
         self._count += 1

@@ -103,17 +103,21 @@ class Scene:
 
     async def begin(self, patience_s: float = PATIENCE_S) -> None:
         """Explicitly enable the arm and drive it; tried until the robot is ready for it."""
+        await self.enable(patience_s)
+        await self.until_moving()
+
+    async def enable(self, patience_s: float = PATIENCE_S) -> None:
+        """Energise the arm and let it be driven in its mode; tried until the robot is ready for it."""
         deadline = time.monotonic() + patience_s
         while True:
             try:
                 await self.control.enable()
                 await self.control.set_mode(self.drive)
-                break
+                return
             except RobotCallError as error:
                 if time.monotonic() > deadline:
                     raise UsageError(f"the arm cannot be enabled: {error}") from error
                 await asyncio.sleep(0.2)
-        await self.until_moving()
 
 
 @contextlib.asynccontextmanager
@@ -127,9 +131,12 @@ async def driving(rig: Rig, drive: str) -> AsyncIterator[Scene]:
         control = await stack.enter_async_context(robot.control("fault table"))
         scene = Scene(rig, robot, control, drive)
         await stack.enter_async_context(_beside(scene.watch.run()))
-        if drive == "teleop":
+        await scene.enable()
+        if (
+            drive == "teleop"
+        ):  # not before: a new scene would put a released arm elsewhere while it is enabled
             await stack.enter_async_context(_beside(_demonstrate(rig)))
-        await scene.begin()
+        await scene.until_moving()
         yield scene
         with contextlib.suppress(RemoteError):
             await control.set_mode("hold")
@@ -155,7 +162,7 @@ async def _demonstrate(rig: Rig) -> None:
                 await asyncio.to_thread(bench.reset, seed)
                 await asyncio.to_thread(bench.demonstrate, seed)
                 seed += 1
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(POLL_S)  # a leader that rests between two is a pause of the arm
     finally:
         with contextlib.suppress(BenchError):
             bench.stop_demonstration()
