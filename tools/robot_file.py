@@ -170,8 +170,8 @@ def sim_text(paths: SimPaths, bench: BenchInfo, options: SimOptions) -> str:
         lines += ["", f"[cameras.{name}]", f"source = {_quoted(url)}"]
         lines += [f"width = {bench.width}", f"height = {bench.height}"]
     if options.patient:
-        # These motors are a process: a busy machine, or a virtual one that stands still, keeps it waiting.
-        lines += ["", "[bus]", "watchdog_ms = 400", "replies = { margin_ms = 4.0, max_coast = 30 }"]
+        # These motors are a process: a busy machine keeps it waiting.
+        lines += ["", "[bus]", "watchdog_ms = 400", "replies = { margin_ms = 4.0, max_coast = 15 }"]
     lines += ["", "[control]", f"task_limit_s = {options.task_limit_s}"]
     if options.ensemble is not None:
         lines += [f"ensemble = {options.ensemble}"]

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from episodes.errors import StoreError
+from episodes.urgency import urgency_kept
 
 Codec = Literal["av1", "h264"]
 _ENCODERS = {"av1": "libsvtav1", "h264": "libx264"}
@@ -71,6 +72,8 @@ def encode_video(
                     stream.height, stream.width = rgb.shape[:2]
                     stream.pix_fmt = "yuv420p"
                     stream.codec_context.time_base = Fraction(1, fps)
+                    with urgency_kept():
+                        stream.codec_context.open()
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24")
                 frame.pts, frame.time_base = count, Fraction(1, fps)
                 if first:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from episodes import h264 as h264_form
+from episodes.urgency import urgency_kept
 
 Picture = npt.NDArray[np.uint8]
 
@@ -69,6 +70,8 @@ def video(
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
     encoder.time_base, encoder.framerate = Fraction(1, 30), Fraction(30, 1)
     encoder.gop_size, encoder.thread_count, encoder.options = group, 1, dict(options)
+    with urgency_kept():
+        encoder.open()
     began = time.perf_counter()
     packets = []
     for index, picture in enumerate(pictures):
