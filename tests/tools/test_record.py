@@ -159,6 +159,7 @@ async def test_what_just_happened_is_kept_although_nothing_was_recorded(sim: Sim
         assert (await robot.state()).episode == ""
         reply = await control.keep_last("what just happened", "failure")
         assert (await robot.state()).mode == "teleop", "the arm goes on"
+        await asyncio.sleep(0.3)  # else there may be no tick yet since then
         again = await control.keep_last("and once more, a moment later", "failure")
         await control.set_mode("hold")
     assert rows(sim, [reply.id])[reply.id] == ("what just happened", "failure")
