@@ -2,7 +2,8 @@
 
 ::
 
-    with start_sim(Path("out/run"), bundle=Path("out/bundle"), trust=Path("out/keys")) as sim:
+    settings = SimSettings(bundle=Path("out/bundle"), trust=Path("out/keys"))
+    with start_sim(Path("out/run"), settings) as sim:
         sim.bench.demonstrate(seed=1)
         async with sim.client() as robot, robot.control("demo") as control:
             await control.enable()
@@ -80,28 +81,9 @@ class SimRobot:
         self.stop()
 
 
-def start_sim(
-    run_dir: Path,
-    *,
-    bundle: Path | None = None,
-    allow: Sequence[Path] = (),
-    fallback: Path | None = None,
-    ensemble: float | None = None,
-    trust: Path | None = None,
-    backend: str = "onnx",
-    threads: int = 1,
-    priority: int = 0,
-    seed: int = 0,
-    size: tuple[int, int] = (96, 96),
-    name: str = "bench",
-    broker: str | None = None,
-    keys: Path | None = None,
-    health: int | None = None,
-    prerendered: bool = False,
-    keep_last_s: float = 0.0,
-    timeout_s: float = 120.0,
-) -> SimRobot:
-    """Start bench, policy server (with ``bundle`` or ``allow``) and robot below ``run_dir``; wait until up.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimSettings:
+    """What a simulated robot is started with; a policy server is, with ``bundle`` or ``allow``.
 
     ``trust`` holds the public keys whose bundles are accepted, ``allow`` further directories that
     bundles may be loaded from, ``fallback`` the bundle the robot serves itself when that server is gone.
@@ -111,31 +93,60 @@ def start_sim(
     ``threads`` and the real-time ``priority`` are those of an inference.
     With ``prerendered`` the cameras play a scene that is drawn once. ``keep_last_s`` seconds are held while
     nothing is recorded.
+    """
+
+    bundle: Path | None = None
+    allow: Sequence[Path] = ()
+    fallback: Path | None = None
+    ensemble: float | None = None
+    trust: Path | None = None
+    backend: str = "onnx"
+    threads: int = 1
+    priority: int = 0
+    seed: int = 0
+    size: tuple[int, int] = (96, 96)
+    name: str = "bench"
+    broker: str | None = None
+    keys: Path | None = None
+    health: int | None = None
+    prerendered: bool = False
+    keep_last_s: float = 0.0
+
+    def arguments(self) -> list[str]:
+        """As `ratchet up --sim` takes them; paths absolute."""
+        width, height = self.size
+        arguments = ["--seed", str(self.seed), "--size", f"{width}x{height}", "--name", self.name]
+        arguments += ["--backend", self.backend, "--threads", str(self.threads)]
+        arguments += ["--priority", str(self.priority), "--keep-last", str(self.keep_last_s)]
+        optional = {
+            "--bundle": self.bundle,
+            "--fallback": self.fallback,
+            "--ensemble": self.ensemble,
+            "--trust": self.trust,
+            "--broker": self.broker,
+            "--keys": self.keys,
+            "--health": self.health,
+        }
+        for option, value in optional.items():
+            if value is not None:
+                arguments += [option, str(value.resolve() if isinstance(value, Path) else value)]
+        if self.prerendered:
+            arguments.append("--prerendered")
+        for root in self.allow:
+            arguments += ["--allow", str(root.resolve())]
+        return arguments
+
+
+def start_sim(run_dir: Path, settings: SimSettings | None = None, *, timeout_s: float = 120.0) -> SimRobot:
+    """Start bench, policy server (with bundles) and robot below ``run_dir``; return when they are up.
+
     Everything ends when this process does. Raises UsageError with the service's own line when it
     cannot start.
     """
     paths = SimPaths(run_dir.resolve())
     paths.run_dir.mkdir(parents=True, exist_ok=True)
     arguments = ["tools.cli", "--verbose", "up", "--sim", "--dir", str(paths.run_dir), "--die-with-parent"]
-    arguments += ["--seed", str(seed), "--size", f"{size[0]}x{size[1]}", "--name", name]
-    arguments += ["--backend", backend, "--threads", str(threads), "--keep-last", str(keep_last_s)]
-    arguments += ["--priority", str(priority)]
-    optional = {
-        "--bundle": bundle,
-        "--fallback": fallback,
-        "--ensemble": ensemble,
-        "--trust": trust,
-        "--broker": broker,
-        "--keys": keys,
-        "--health": health,
-    }
-    for option, value in optional.items():
-        if value is not None:
-            arguments += [option, str(value.resolve() if isinstance(value, Path) else value)]
-    if prerendered:
-        arguments.append("--prerendered")
-    for root in allow:
-        arguments += ["--allow", str(root.resolve())]
+    arguments += (settings or SimSettings()).arguments()
     process = Child("robot service", arguments, paths.run_dir / "up.log")
     try:
         process.wait_until(lambda: _ready_pid(paths) == process.process.pid, timeout_s)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from episode_helpers import record_episode
 from episodes.errors import RecordingError
 from episodes.store import EpisodeStore
 from tools.commands.episodes import episodes
+from tools.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SSHD = shutil.which("sshd", path="/usr/sbin:/sbin:/usr/local/sbin") or shutil.which("sshd")
@@ -36,9 +36,7 @@ def ssh(tmp_path: Path) -> Iterator[Path]:
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)]
         subprocess.run(command, check=True)
     shutil.copy(folder / "user.pub", folder / "authorized")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     (folder / "sshd_config").write_text(
         f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host\n"
         f"AuthorizedKeysFile {folder}/authorized\nPidFile none\nStrictModes no\n"

@@ -19,7 +19,7 @@ from tests.tiny_policy import SIZE, Policies
 from tools.children import Child
 from tools.faults.processes import kill, processes
 from tools.faults.scene import PATIENCE_S, POLL_S, until
-from tools.sim import SimRobot, start_sim
+from tools.sim import SimRobot, SimSettings, start_sim
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -27,14 +27,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 @pytest.fixture
 def sim(policies: Policies) -> Iterator[SimRobot]:
     folder = Path(tempfile.mkdtemp(prefix="ratchet-"))  # short: a unix socket's path has at most 107 bytes
-    with start_sim(
-        folder,
+    settings = SimSettings(
         bundle=policies.first.path,
         fallback=policies.second.path,
         trust=policies.trust,
         size=(SIZE, SIZE),
         prerendered=True,
-    ) as running:
+    )
+    with start_sim(folder, settings) as running:
         yield running
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -25,6 +25,7 @@ from protos.ratchet.v1 import policy_pb2_grpc
 from tools.authority import Authority
 from tools.commands.bench import BENCHES
 from tools.hostile.messages import MESSAGES
+from tools.ports import free_port
 
 Status = grpc.StatusCode
 NEEDS: dict[Role, list[tuple[str, Any]]] = {
@@ -67,20 +68,12 @@ class Site:
             return await call.code()
 
 
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 async def site(place: Any, tmp_path: Path) -> AsyncIterator[Site]:
     authority, made = Authority.ensure(tmp_path / "authority")
     assert made
     authority.server(tmp_path / "server", ["127.0.0.1"])
-    site = Site(authority, tmp_path, people=f"127.0.0.1:{_free_port()}")
+    site = Site(authority, tmp_path, people=f"127.0.0.1:{free_port()}")
     server = tmp_path / "server"
     config = place.config(
         bundle=place.bundle("a").path,

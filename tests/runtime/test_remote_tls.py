@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from runtime.remote.config import RemoteConfig
 from runtime.remote.roles import METHOD_ROLES
 from runtime.remote.server import RemoteServer
 from tools.authority import Authority as SiteAuthority
+from tools.ports import free_port
 
 DENIED = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 SERVICES = (pb.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR)
@@ -197,9 +197,7 @@ async def test_people_come_in_with_a_token_and_stopping_is_never_too_fast(tmp_pa
     (tmp_path / "anna").mkdir()
     (tmp_path / "anna" / "token").write_text(token.text)
     (tmp_path / "anna" / "ca.pem").write_bytes((tmp_path / "server" / "ca.pem").read_bytes())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        people = f"127.0.0.1:{probe.getsockname()[1]}"
+    people = f"127.0.0.1:{free_port()}"
     server = tmp_path / "server"
     config = RemoteConfig(
         address="127.0.0.1:0",

@@ -11,7 +11,7 @@ import pytest
 
 from tests.runtime.broker import Broker
 from tests.tiny_policy import SIZE, Policies
-from tools.sim import SimRobot, start_sim
+from tools.sim import SimRobot, SimSettings, start_sim
 
 
 @pytest.fixture(scope="session")
@@ -36,13 +36,13 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | None]:
 
 @pytest.fixture(scope="session")
 def sim(policies: Policies, run_dir: Path, broker: str | None) -> Iterator[SimRobot]:
-    with start_sim(
-        run_dir,
+    settings = SimSettings(
         bundle=policies.first.path,
         trust=policies.trust,
         size=(SIZE, SIZE),
         name="tester",
         broker=broker,
         keep_last_s=5.0,
-    ) as running:
+    )
+    with start_sim(run_dir, settings) as running:
         yield running

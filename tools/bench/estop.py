@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -25,8 +24,9 @@ from tools.console import say
 from tools.errors import UsageError
 from tools.faults.broker import Broker, find_mosquitto
 from tools.options import PATH, json_flag
+from tools.ports import free_port
 from tools.progress import Update, bar
-from tools.sim import SimRobot, start_sim
+from tools.sim import SimRobot, SimSettings, start_sim
 
 BUDGET_MS = 50.0
 DOORS = ("cli", "grpc", "mqtt", "web", "keyboard")
@@ -85,11 +85,12 @@ async def measure(
     say("exporting the policy")
     served = await asyncio.to_thread(export, folder / "policy")
     say("starting bench, policy server and robot")
-    health = _free_port()
-    sim = await asyncio.to_thread(
-        start_sim, folder / "run", bundle=served.bundle, trust=served.trust, size=CAMERA_SIZE, name=NAME,
+    health = free_port()
+    settings = SimSettings(
+        bundle=served.bundle, trust=served.trust, size=CAMERA_SIZE, name=NAME,
         broker=None if broker is None else f"127.0.0.1:{broker.port}", health=health, prerendered=True,
     )  # fmt: skip
+    sim = await asyncio.to_thread(start_sim, folder / "run", settings)
     with sim:
         async with sim.client() as robot, _loads(sim, robot, served, learning) as steps:
             rig = Rig(sim, robot)
@@ -211,12 +212,6 @@ def moved(log: GoalLog, frozen_ns: int) -> bool:
     """Whether the goals were moving in the 50 ms before the freeze: only then does it show when it came."""
     before = (log.t_ns < frozen_ns) & (log.t_ns >= frozen_ns - 50_000_000)
     return bool(before.sum() > 1 and np.ptp(log.goal[before], axis=0).max() > _TICK_RAD)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _report(rig: Rig, trials: int, learning: bool, steps: int) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import asyncio
 import collections
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from tools.bench.memory import held_mb, open_descriptors
 from tools.children import Child
 from tools.hostile.messages import sound
 from tools.options import json_flag
+from tools.ports import free_port, listens
 from tools.progress import bar
 
 HONEST_HZ = 10.0
@@ -75,13 +75,13 @@ def command(requests: int, seed: int, as_json: bool) -> None:
 
 async def _measure(folder: Path, requests: int, seed: int) -> dict[str, Any]:
     served = await asyncio.to_thread(export_untrained, folder, act_small())
-    port = _free_port()
+    port = free_port()
     address = f"127.0.0.1:{port}"
     arguments = ["policy_server", "--address", address, "--plaintext", "--die-with-parent", "--log", "error"]
     arguments += ["--bundle", str(served.bundle), "--trust", str(served.trust)]
     server = Child("policy server", arguments, folder / "server.log")
     try:
-        await asyncio.to_thread(server.wait_until, lambda: _listens(port))
+        await asyncio.to_thread(server.wait_until, lambda: listens(port))
         pid = server.process.pid
         honest = Honest()
         async with _asking(address, honest):
@@ -199,14 +199,3 @@ async def _state(address: str) -> dict[str, Any]:
         "clients": len(status.clients),
         "lanes": status.lanes,
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import threading
 import time
@@ -26,6 +27,7 @@ from learner.loader.batch import Window
 from learner.loader.loader import Loader
 from learner.loader.sampler import Part, Sampler
 from learner.loading import load_dataset
+from tools.bench.memory import resident_mb
 
 CHUNK = 100
 BATCH = 8
@@ -65,7 +67,7 @@ def measure(folder: Path, size: tuple[int, int], seconds: float) -> dict[str, fl
             loader.batch(0)
             first_batch_s = time.perf_counter() - began
             _rate(loader, 0.5)
-            rss_mb = _rss_mb()
+            rss_mb = resident_mb(os.getpid())
             limit = _decoder(store, names, size) if _is_jpeg(store, names[0]) else None
             for _ in range(ROUNDS):
                 plain.append(_rate(loader, turn))
@@ -79,7 +81,7 @@ def measure(folder: Path, size: tuple[int, int], seconds: float) -> dict[str, fl
                 for step in range(2 * len(cached) // BATCH):  # twice: filled, then each checksum looked at
                     loader.batch(step)
                 cached_rate = _rate(loader, seconds)
-                rss_cached_mb = _rss_mb()
+                rss_cached_mb = resident_mb(os.getpid())
     decoder = {}
     if limited:
         decoder = {"decoder_limit_per_s": round(median(limited), 1), "of_decoder": round(median(ratios), 3)}
@@ -144,13 +146,6 @@ def _decoder(store: EpisodeStore, names: list[str], size: tuple[int, int]) -> Ca
         return sum(counts) / cameras / (time.perf_counter() - began)
 
     return run
-
-
-def _rss_mb() -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1e3
-    return 0.0
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from tools.bench.watching import Watch, cpu_s, robot_processes, scheduling, stol
 from tools.console import say
 from tools.options import PATH, FiniteRange, json_flag
 from tools.progress import bar
-from tools.sim import SimRobot, start_sim
+from tools.sim import SimRobot, SimSettings, start_sim
 
 BUDGET = {"missed": 0, "lateness_ms_p999": 3.0}
 EXAMPLES = """
@@ -63,15 +63,10 @@ async def measure(folder: Path, loads: Sequence[Load], seconds: float, figures: 
     say("exporting the policy")
     served = await asyncio.to_thread(export, folder / "policy")
     say("starting bench, policy server and robot")
-    sim = await asyncio.to_thread(
-        start_sim,
-        folder / "run",
-        bundle=served.bundle,
-        trust=served.trust,
-        size=CAMERA_SIZE,
-        name="timing",
-        prerendered=True,
+    settings = SimSettings(
+        bundle=served.bundle, trust=served.trust, size=CAMERA_SIZE, name="timing", prerendered=True
     )
+    sim = await asyncio.to_thread(start_sim, folder / "run", settings)
     with sim:
         async with sim.client() as robot, contextlib.AsyncExitStack() as leases:
             driver = Driver(sim, robot, leases)

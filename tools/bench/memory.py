@@ -1,4 +1,4 @@
-"""What a process and its children hold, from /proc."""
+"""What a process, alone or with its children, holds: from /proc."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ def held_mb(pid: int) -> float:
                 if line.startswith("Pss:"):
                     total += int(line.split()[1])
     return total / 1024
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of that process alone in MiB, what it shares included. Raises OSError without it."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
 
 
 def open_descriptors(pid: int) -> int:

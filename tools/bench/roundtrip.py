@@ -23,7 +23,7 @@ from tools.bench.watching import Seen, Watch, cpu_s, robot_processes, scheduling
 from tools.console import say
 from tools.options import PATH, FiniteRange, json_flag
 from tools.progress import bar
-from tools.sim import SimRobot, start_sim
+from tools.sim import SimRobot, SimSettings, start_sim
 
 CAMERA_SIZE = (320, 240)
 ENSEMBLE = 0.01
@@ -134,9 +134,7 @@ async def measure(folder: Path, served: Served, seconds: float, effort: tuple[in
     ``effort`` is the threads of an inference and their real-time priority.
     """
     say("starting bench, policy server and robot")
-    sim = await asyncio.to_thread(
-        start_sim,
-        folder / "run",
+    settings = SimSettings(
         bundle=served.bundle,
         trust=served.trust,
         backend="onnx-int8",
@@ -147,6 +145,7 @@ async def measure(folder: Path, served: Served, seconds: float, effort: tuple[in
         ensemble=ENSEMBLE,
         prerendered=True,
     )
+    sim = await asyncio.to_thread(start_sim, folder / "run", settings)
     load = next(load for load in LOADS if load.name == "policy")
     with sim:
         async with sim.client() as robot, contextlib.AsyncExitStack() as leases:

@@ -18,7 +18,7 @@ import uvloop
 from protos.ratchet.v1 import policy_pb2 as pb
 from protos.ratchet.v1 import policy_pb2_grpc
 from tools.bench.common import quantile, show
-from tools.bench.memory import held_mb
+from tools.bench.memory import held_mb, resident_mb
 from tools.bench.swap_bundles import Bundles, make
 from tools.bench.swap_client import PERIOD_NS, Arm
 from tools.children import Child
@@ -174,7 +174,7 @@ async def _operate(plan: _Plan, stub: Any, pid: int, arm: Arm) -> Swaps:
             if number % plan.load_every == 0:
                 await asyncio.sleep(_SETTLE_S)
                 seen.all_mb.append(await asyncio.to_thread(held_mb, pid))
-                seen.server_mb.append(_resident_mb(pid))
+                seen.server_mb.append(resident_mb(pid))
             elif number % plan.load_every == plan.load_every // 2 and bad:
                 name, path = bad[len(seen.refused) % len(bad)]
                 await _refusal(stub, name, path, seen)
@@ -242,8 +242,3 @@ def _growth(samples: list[float]) -> float:
         return 0.0
     slope = np.polyfit(np.arange(len(later)), later, 1)[0]
     return round(float(slope) * (len(later) - 1), 2)
-
-
-def _resident_mb(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * 4096 / 2**20

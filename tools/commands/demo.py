@@ -85,10 +85,10 @@ def _tell(story: Demo) -> None:
 
 def _robot(story: Demo, name: str, bundle: Path) -> SimRobot:
     """A simulated robot that serves ``bundle``."""
-    from tools.sim import start_sim
+    from tools.sim import SimSettings, start_sim
 
-    seed = story.plan.seed
-    return start_sim(story.robot(name), bundle=bundle, allow=[story.work], trust=story.keys, seed=seed)
+    settings = SimSettings(bundle=bundle, allow=[story.work], trust=story.keys, seed=story.plan.seed)
+    return start_sim(story.robot(name), settings)
 
 
 def _close(story: Demo, json_file: Path | None, seconds: float) -> bool:

@@ -16,14 +16,14 @@ from tools.demo.plan import CALIBRATE, DEMONSTRATE, LIVE, NETWORK
 from tools.demo.story import Demo, percent
 from tools.lockstep import demonstrate
 from tools.progress import bar
-from tools.sim import start_sim
+from tools.sim import SimSettings, start_sim
 
 BASE_WHERE = "kind = 'demo' AND outcome = 'success' AND session = 'lockstep'"
 
 
 def live_demonstrations(demo: Demo) -> None:
     """Stage 1: bench up; the demonstrator moves the leader in real time, the service records."""
-    with start_sim(demo.robot("teach"), seed=demo.plan.seed) as sim:
+    with start_sim(demo.robot("teach"), SimSettings(seed=demo.plan.seed)) as sim:
         info = sim.bench.info()
         demo.say(
             f"bench: follower {info.follower_port}, leader {info.leader_port} "

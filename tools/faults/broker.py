@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import getpass
 import shutil
-import socket
 import subprocess
 import time
 from pathlib import Path
 
 from protos.access.tls import TlsFiles
 from tools.errors import UsageError
+from tools.ports import free_port, listens
 
 _PLACES = "/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin"
 
@@ -35,9 +35,7 @@ class Broker:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port: int = sock.getsockname()[1]
+        self.port = free_port()
         self._config = directory / "mosquitto.conf"
         self._config.write_text(
             f"user {getpass.getuser()}\n"
@@ -58,9 +56,8 @@ class Broker:
             self._process = subprocess.Popen([self._binary, "-c", str(self._config)], stderr=log)
         deadline_s = time.monotonic() + 10.0
         while time.monotonic() < deadline_s:
-            with socket.socket() as sock:
-                if sock.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
+            if listens(self.port):
+                return
             time.sleep(0.02)
         raise UsageError(f"mosquitto did not start; read {self._directory / 'broker.log'}")
 

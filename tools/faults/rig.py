@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import socket
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ from tools.config import load
 from tools.faults.broker import Broker, find_mosquitto
 from tools.faults.processes import processes
 from tools.faults.proxy import Proxy
+from tools.ports import free_port, listens
 from tools.robot_file import SimOptions, SimPaths, sim_text
 
 NAME = "victim"
@@ -132,7 +132,7 @@ class Rig:
             str(bundle.parent),
         ]
         self.server = Child("policy server", arguments, self.directory / "policy_server.log")
-        self.server.wait_until(lambda: _listens(self._server_port))
+        self.server.wait_until(lambda: listens(self._server_port))
 
     def stop(self) -> int:
         """Let the arm down, end everything; the exit status of `ratchet up`."""
@@ -194,16 +194,3 @@ class Rig:
                     sha.update(str(path.relative_to(episode)).encode() + b"\0" + path.read_bytes())
                 found[episode.name] = sha.hexdigest()
         return found
-
-
-def free_port() -> int:
-    """A loopback port nobody listens at now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
