@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from policy_server.backends import check_backend
@@ -44,6 +43,8 @@ class Deployment:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="standing")
         self._loading = asyncio.Lock()
         self._unanswered = 0
+        self._way_back: Place | None = None  # what served before the last restart, until it is loaded
+        self._returning: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -73,6 +74,8 @@ class Deployment:
             standing.configured = configured
             await self._resume(loaded.slot.version)
             await self._save()
+            if self._way_back is not None:  # nobody waits for it
+                self._returning = self._start(self._return(self._way_back))
             return
         if refusals:
             raise refusals[0][1]
@@ -99,6 +102,8 @@ class Deployment:
 
     async def roll_back(self, why: str) -> Serving:
         """A person's word: serve the predecessor again, bar the present one. Raises RollbackError."""
+        if self._way_back is not None and self._returning is not None:
+            await asyncio.wait([self._returning])
         way_back = self._slots.previous
         if way_back is not None:
             await self.shadows.release(way_back)
@@ -149,6 +154,11 @@ class Deployment:
         return self._slots.find(version) is not None or version in self.standing.records
 
     @property
+    def restoring(self) -> bool:
+        """Whether what served before a restart is still being loaded again."""
+        return self._way_back is not None
+
+    @property
     def of_episodes(self) -> int:
         """How long a probation is."""
         return self._config.probation.episodes
@@ -190,6 +200,7 @@ class Deployment:
         if not by_person:
             self._refuse_barred(slot.version)
         serving = self._slots.activate(slot)
+        self._way_back = None
         if standing.barred.pop(slot.version, None) is not None:
             standing.note("bar lifted", slot.version, reason="a person put it back")
         self._unanswered = 0
@@ -240,6 +251,7 @@ class Deployment:
         if before is None:
             raise RollbackError("no bundle is loaded; load one")
         serving = self._slots.rollback(to)
+        self._way_back = None
         version = before.slot.version
         self.judge.end()
         if serving.slot.version != version:  # the same on another backend is not barred: it serves
@@ -258,22 +270,47 @@ class Deployment:
             )
 
     async def _resume(self, version: str) -> None:
-        """After a restart in the middle of a probation: the way back has to be there as well."""
+        """After a restart: the way back of a probation has to be there at once, any other comes later."""
         standing = self.standing
-        trial, place = standing.trial, standing.fallback
+        trial, place, served = standing.trial, standing.fallback, standing.serving
         if trial is None or trial.version != version or place is None:
             self.judge.end()
-            standing.fallback = None
+            self._way_back = standing.previous if served is not None and served.version == version else None
             return
         try:
-            loaded = await self._load(place.path, place.backend)
+            slot = await self._load_again(place)
         except ServerError as error:
-            log.warning("deployment.no_way_back version=%s reason=%s", place.version, error)
             self.judge.end()
+            self._no_way_back(place, error)
             return
-        slot = self._slots.add(loaded.slot)
         self._slots.pinned["fallback"] = slot
         self._slots.stand_by(slot)
+
+    async def _return(self, place: Place) -> None:
+        """Load what served before the present version again, behind the serving."""
+        try:
+            slot = await self._load_again(place)
+        except ServerError as error:
+            if self._way_back is place:
+                self._no_way_back(place, error)
+        else:
+            serving = self._slots.serving
+            if self._way_back is place and serving is not None and serving.slot is not slot:
+                self._slots.stand_by(slot)
+        self._way_back = None
+        await self._save()
+
+    async def _load_again(self, place: Place) -> Slot:
+        """A version that served before. Raises ServerError, also when another is in its place by now."""
+        self._refuse_barred(place.version)
+        loaded = await self._load(place.path, place.backend)
+        if loaded.slot.version != place.version:
+            raise RefusedBundleError(f"{place.path} holds bundle {loaded.slot.version} now")
+        return self._slots.add(loaded.slot)
+
+    def _no_way_back(self, place: Place, error: ServerError) -> None:
+        log.warning("deployment.no_way_back version=%s reason=%s", place.version, error)
+        self.standing.note("no way back", place.version, reason=str(error))
 
     async def _revive(self, dead: Slot) -> None:
         """Load a bundle again whose engine process has ended while it served, with nothing to go back to."""
@@ -292,9 +329,10 @@ class Deployment:
         """Put the present state on disk; the disk's trouble does not stop the serving."""
         path, standing = self._config.state, self.standing
         serving = self._slots.serving
-        standing.serving = None if serving is None else _place(serving.slot)
-        fallback = self._slots.pinned.get("fallback")
-        standing.fallback = None if fallback is None else _place(fallback)
+        standing.serving = None if serving is None else serving.slot.place
+        previous, fallback = self._slots.previous, self._slots.pinned.get("fallback")
+        standing.previous = self._way_back if previous is None else previous.place
+        standing.fallback = None if fallback is None else fallback.place
         if path is None:
             return
         begin, text = time.perf_counter(), standing.model_dump_json()
@@ -304,11 +342,8 @@ class Deployment:
             log.error("deployment.not_saved path=%s reason=%s", path, error)
         log.debug("deployment.saved ms=%.1f", (time.perf_counter() - begin) * 1e3)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _place(slot: Slot) -> Place:
-    return Place(version=slot.version, path=str(Path(slot.path)), backend=slot.backend)
+        return task

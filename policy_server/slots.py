@@ -17,6 +17,7 @@ from policy_server.costs import BatchCosts
 from policy_server.engine_process import ProcessSession
 from policy_server.errors import RefusedBundleError, RollbackError, UnknownVersionError
 from policy_server.spec import IOSpec
+from policy_server.standing import Place
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,11 @@ class Slot:
     path: Path = Path()
     pid: int = 0  # of its engine process; 0: it runs in the server's
     costs: BatchCosts = field(default_factory=BatchCosts)
+
+    @property
+    def place(self) -> Place:
+        """Where a restarted server finds it again."""
+        return Place(version=self.version, path=str(self.path), backend=self.backend)
 
     @property
     def calibrated(self) -> bool:

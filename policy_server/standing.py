@@ -9,7 +9,7 @@ import logging
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,11 +18,17 @@ from policy_server.errors import ConfigError
 log = logging.getLogger(__name__)
 
 MAX_EVENTS = 100
+MAX_BARRED = 1000
+MAX_EPISODE = 128  # as long as a report's may be
 _MAX_RECORDS = 256
 _MAX_REPORTED = 256
-_MAX_BYTES = 4 * 2**20
+#: More than everything below at its longest makes, each character escaped: what was written can be read.
+MAX_BYTES = 8 * 2**20
 
-EventKind = Literal["swapped", "passed", "rolled back", "bar lifted", "revived"]
+EventKind = Literal[
+    "swapped", "passed", "rolled back", "bar lifted", "bar forgotten", "revived", "no way back", "passed over"
+]
+Version = Annotated[str, Field(max_length=64)]
 
 
 class _Part(BaseModel):
@@ -32,7 +38,7 @@ class _Part(BaseModel):
 class Place(_Part):
     """A bundle by version, and where it was loaded from."""
 
-    version: str = Field(max_length=64)
+    version: Version
     path: str = Field(max_length=4096)
     backend: str = Field(max_length=32)
 
@@ -47,8 +53,8 @@ class Tally(_Part):
 class Trial(_Part):
     """A probation under way. ``left_s`` is counted down while the server runs."""
 
-    version: str = Field(max_length=64)
-    predecessor: str = Field(max_length=64)
+    version: Version
+    predecessor: Version
     bound: float = Field(gt=0.0, lt=1.0)
     episodes: int = Field(default=0, ge=0)
     failures: int = Field(default=0, ge=0)
@@ -69,23 +75,30 @@ class Event(_Part):
 
     wall: str = Field(max_length=64)
     kind: EventKind
-    version: str = Field(max_length=64)
-    previous: str = Field(max_length=64)
+    version: Version
+    previous: Version
     reason: str = Field(max_length=512)
 
 
 class Standing(_Part):
-    """Everything that is kept. ``configured`` is the bundle the server was started with."""
+    """Everything that is kept. ``configured`` is the bundle the server was started with.
+
+    ``previous`` is what a person goes back to, ``fallback`` what the server goes back to by itself
+    while a probation is on.
+    """
 
     schema_id: Literal["ratchet.standing/1"] = "ratchet.standing/1"
     configured: str | None = Field(default=None, max_length=4096)
     serving: Place | None = None
+    previous: Place | None = None
     fallback: Place | None = None
     trial: Trial | None = None
-    records: dict[str, Tally] = Field(default={}, max_length=_MAX_RECORDS + 1)
-    barred: dict[str, Bar] = Field(default={}, max_length=100_000)
-    events: list[Event] = Field(default=[], max_length=MAX_EVENTS + 1)
-    reported: list[str] = Field(default=[], max_length=_MAX_REPORTED + 1)
+    records: dict[Version, Tally] = Field(default={}, max_length=_MAX_RECORDS)
+    barred: dict[Version, Bar] = Field(default={}, max_length=MAX_BARRED)
+    events: list[Event] = Field(default=[], max_length=MAX_EVENTS)
+    reported: list[Annotated[str, Field(max_length=MAX_EPISODE)]] = Field(
+        default=[], max_length=_MAX_REPORTED
+    )
 
     def record(self, version: str) -> Tally:
         """The tally of a version, made when it has none; the oldest of very many is forgotten."""
@@ -93,6 +106,16 @@ class Standing(_Part):
         if len(self.records) > _MAX_RECORDS:
             del self.records[next(iter(self.records))]
         return tally
+
+    def bar(self, version: str, bar: Bar) -> None:
+        """Bar a version; of very many the one barred first is forgotten, which is an event."""
+        self.barred[version] = bar
+        if len(self.barred) > MAX_BARRED:
+            oldest = next(iter(self.barred))
+            forgotten = self.barred.pop(oldest)
+            log.warning("standing.bar_forgotten version=%s reason=%s", oldest, forgotten.reason)
+            reason = f"{MAX_BARRED} others are barred; this one was for: {forgotten.reason}"
+            self.note("bar forgotten", oldest, reason=reason)
 
     def first_report_of(self, episode: str) -> bool:
         """Whether an episode is reported for the first time; it no longer is then."""
@@ -117,7 +140,7 @@ def read_standing(path: Path | None) -> Standing:
     remedy = "move it away to start afresh: versions that were rolled back may serve again then"
     try:
         with path.open("rb") as file:
-            raw = file.read(_MAX_BYTES + 1)
+            raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         return Standing()
     except OSError as error:

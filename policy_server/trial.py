@@ -40,7 +40,7 @@ class Judge:
     def bar(self, version: str, reason: str, by_server: bool) -> None:
         """A version is given up: it does not serve again by itself."""
         self.end()
-        self._standing.barred[version] = Bar(reason=reason[:512], wall=now_label(), by_server=by_server)
+        self._standing.bar(version, Bar(reason=reason[:512], wall=now_label(), by_server=by_server))
 
     def report(
         self, version: str, episode: str, failed: bool, flags: tuple[str, ...], mixed: bool
