@@ -90,6 +90,7 @@ def record(
     skip: tuple[int, ...] = (),
     lost_frames: tuple[int, ...] = (),
     flagged: bool = False,
+    provenance: dict[str, object] | None = None,
 ) -> str:
     """Write an episode as the recorder does; ``skip`` leaves ticks out, which makes gaps."""
     streams = (
@@ -98,7 +99,14 @@ def record(
         StreamSpec(name="tick.source", dtype="uint8"),
     )
     cameras = tuple(CameraSpec(name=n, height=SIZE, width=SIZE) for n in arrays.images)
-    spec = EpisodeSpec(task="toy", fps=30.0, streams=streams, cameras=cameras, kind=kind)  # type: ignore[arg-type]
+    spec = EpisodeSpec(
+        task="toy",
+        fps=30.0,
+        streams=streams,
+        cameras=cameras,
+        kind=kind,  # type: ignore[arg-type]
+        provenance=provenance or {},
+    )
     writer = store.begin(
         spec, episode_id=arrays.episode, started_ns=0, config=WriterConfig(wait_when_full=True)
     )

@@ -23,8 +23,6 @@ from protos.access.tls import identity_in, open_channel
 from protos.ratchet.v1 import policy_pb2 as pb
 from protos.ratchet.v1 import policy_pb2_grpc
 from tools.authority import Authority
-from tools.commands.bench import BENCHES
-from tools.hostile.messages import MESSAGES
 from tools.ports import free_port
 
 Status = grpc.StatusCode
@@ -204,8 +202,3 @@ def test_files_that_cannot_be_used_are_one_line_at_the_start(place: Any, tmp_pat
     with pytest.raises(CredentialsError, match=r"neither client\.pem nor token"):
         identity_in(tmp_path)
     assert place.config(address="127.0.0.1:0", tls=tls, plaintext=False).tls is not None
-
-
-def test_the_hostile_benchmark_is_there_and_its_shares_make_a_whole() -> None:
-    assert "hostile" in BENCHES
-    assert sum(share for _, share in MESSAGES.values()) == pytest.approx(1.0)

@@ -68,6 +68,44 @@ def wrong_shapes(rng: random.Random, base: pb.InferRequest) -> Call:
     return PREFIX + "Infer", request.SerializeToString()
 
 
+def changed_fields(rng: random.Random, base: pb.InferRequest) -> Call:
+    """One to three fields are something else of the same type, often off by one from what is right."""
+    request = pb.InferRequest()
+    request.CopyFrom(base)
+    for _ in range(rng.randint(1, 3)):
+        _change(rng, request)
+    return PREFIX + "Infer", request.SerializeToString()
+
+
+def _change(rng: random.Random, request: pb.InferRequest) -> None:
+    image = request.images[rng.randrange(len(request.images))] if request.images else None
+    choice = rng.randrange(10)
+    if choice == 0:
+        request.state.dtype = rng.randrange(0, 6)  # type: ignore[assignment]
+    elif choice == 1:
+        request.state.shape[:] = [rng.choice([0, 1, 6, HUGE]) for _ in range(rng.randrange(6))]
+    elif choice == 2:
+        request.state.data = rng.randbytes(rng.choice([0, 1, 23, 24, 25, 4096]))
+    elif choice == 3:
+        request.session = "\u00e9" * rng.choice([0, 127, 128, 129, 5000])
+    elif image is None or choice == 4:
+        request.images.add(camera=rng.choice(["front", "wrist", "", "x" * 300]))
+    elif choice == 5:
+        right = (image.height, image.width)
+        image.height, image.width = rng.choice(
+            [(0, 0), (2**31, 2**31), (right[0], max(0, right[1] - 1)), right]
+        )
+    elif choice == 6:
+        size = len(image.data)
+        image.data = rng.randbytes(rng.choice([0, 10, max(0, size - 1), size, size + 1]))
+    elif choice == 7:
+        image.encoding = rng.randrange(0, 5)  # type: ignore[assignment]
+    elif choice == 8:
+        image.camera = rng.choice(["front", "wrist", "\x00", "../front"])
+    else:
+        request.images.remove(image)
+
+
 def huge_tensor(rng: random.Random, base: pb.InferRequest) -> Call:
     """Megabytes where a few bytes belong; some beyond what a message may have."""
     request = pb.InferRequest()
@@ -127,9 +165,10 @@ def bundles_from_anywhere(rng: random.Random, base: pb.InferRequest) -> Call:
 
 #: What is sent, and how large a part of all calls it is.
 MESSAGES: dict[str, tuple[Callable[[random.Random, pb.InferRequest], Call], float]] = {
-    "random_bytes": (random_bytes, 0.25),
+    "random_bytes": (random_bytes, 0.20),
     "flipped_bits": (flipped, 0.20),
     "wrong_shapes": (wrong_shapes, 0.15),
+    "changed_fields": (changed_fields, 0.05),
     "huge_tensors": (huge_tensor, 0.005),
     "not_finite": (not_finite, 0.10),
     "false_pictures": (false_pictures, 0.15),
