@@ -34,7 +34,7 @@ from learner.model import fresh
 from learner.optimiser import clip_gradients, make_optimiser, set_rate
 from learner.recompute import recompute
 from learner.run_state import restore, tensors_of
-from learner.watch import Alarm, LossWatch
+from learner.watch import Alarm, LossWatch, WeightWatch
 from policies.act import ACT
 from policies.config import NormStats
 from policies.loss import act_loss
@@ -88,8 +88,9 @@ def train(
 
     ``parts`` say how batches are mixed; by default every step is as likely as another. With ``folder`` a
     checkpoint is kept there and continued from. Raises DataError for data that do not fit the network,
-    DivergedError, which names the batch, on NaN, infinity or a spike of the loss, CheckpointError for a
-    foreign checkpoint, StoppedError when ``stop`` said so (a checkpoint is then in ``folder``).
+    DivergedError, which names the batch, on NaN or infinity in loss, gradients or weights and on a spike of
+    the loss, CheckpointError for a foreign checkpoint, StoppedError when ``stop`` said so (a checkpoint is
+    then in ``folder``).
     """
     model, stats = fresh(dataset, config.model, config.seed)
     mixed = parts or [Part(0, len(dataset), min(config.batch, len(dataset)))]
@@ -127,6 +128,7 @@ class Trainer:
         self.teacher = teacher
         self.optimizer = make_optimiser(self.model, config)
         self.watch = LossWatch(config.watch, config.warmup * config.accumulate)
+        self.watched = WeightWatch(self.model)
         self._folder: Path | None = None
         if config.recompute:
             recompute(self.model)
@@ -210,6 +212,11 @@ class Trainer:
             raise self._diverged(Alarm(f"gradient norm {norm:.3g}"), step, numbers, None)
         set_rate(self.optimizer, config, step)
         self.optimizer.step()
+        broken = self.watched.not_finite()
+        if broken is not None:  # here, while it is known which batch made it so
+            raise self._diverged(
+                Alarm(f"weight {broken} is not finite after the update"), step, numbers, None
+            )
         self.average.update(step)
         return total / config.accumulate
 
@@ -279,11 +286,11 @@ class Trainer:
     def _save(self, writer: CheckpointWriter | None, done: int) -> None:
         if writer is None:
             return
-        # A finite loss may still have been followed by a step into infinity.
-        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
+        broken = self.watched.not_finite()
+        if broken is not None:  # something else than a step did that
             raise DivergedError(
-                f"a weight is not finite after step {done}",
-                "lower the learning rate; the last checkpoint is intact",
+                f"weight {broken} is not finite after step {done}",
+                "whoever is told of the progress must not change weights; the last checkpoint is intact",
             )
         writer.save(tensors_of(self.model, self.average, self.optimizer, self.watch), done)
 

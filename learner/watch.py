@@ -1,4 +1,4 @@
-"""Watching the loss of every batch: NaN, infinity, and jumps that no batch before gave reason to expect."""
+"""Watching every batch: NaN and infinity in loss and weights, and jumps of the loss without precedent."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from learner.config import WatchConfig
 
@@ -75,6 +76,22 @@ class LossWatch:
     def load(self, state: torch.Tensor) -> None:
         """Go on from `state`."""
         self._seen, self._window = int(state[0]), state[1:].tolist()
+
+
+class WeightWatch:
+    """Finds weights, and running statistics, that are NaN or infinite, in half a per cent of a step."""
+
+    def __init__(self, model: nn.Module) -> None:
+        everything = [*model.named_parameters(), *model.named_buffers()]
+        self._named = [(name, value.detach()) for name, value in everything if value.is_floating_point()]
+
+    @torch.no_grad()
+    def not_finite(self) -> str | None:
+        """The name of the first tensor that is not finite; None when all are."""
+        # Sums are quick, and one that is finite is of finite values; one that is not may just be large.
+        if bool(torch.stack([value.sum() for _, value in self._named]).isfinite().all()):
+            return None
+        return next((name for name, value in self._named if not bool(value.isfinite().all())), None)
 
 
 def listed(samples: Sequence[tuple[str, int]], most: int = 3) -> str:

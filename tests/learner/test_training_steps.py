@@ -21,7 +21,7 @@ from learner.finetune import Joined
 from learner.loader.sampler import Part
 from learner.model import act_config, build_model, norm_stats
 from learner.train import Trainer, train
-from learner.watch import LossWatch
+from learner.watch import LossWatch, WeightWatch
 
 STILL = JitterConfig(brightness=0.0, contrast=0.0, saturation=0.0)
 
@@ -93,6 +93,48 @@ def test_a_poisoned_episode_is_named_and_the_last_checkpoint_stays(
     found = load_checkpoint(tmp_path, run.fingerprint)
     assert (found[1] if found else 0) == report["step"] // 4 * 4
     assert all(bool(torch.isfinite(p).all()) for p in run.model.parameters())
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_batch_whose_step_breaks_a_weight_is_named_though_its_loss_is_fine(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    run = trainer(dataset, tiny_config(accumulate=accumulate, checkpoint_every=4))
+    broken = run.model.action_head.bias
+    update, updates = run.optimizer.step, iter(range(100))
+
+    def overflow() -> None:
+        update()
+        if next(updates) == 6:
+            with torch.no_grad():
+                broken[1] = -torch.inf
+
+    monkeypatch.setattr(run.optimizer, "step", overflow)
+    with pytest.raises(DivergedError, match=r"weight action_head\.bias is not finite") as caught:
+        run.run(tmp_path)
+    assert "step 6, batch of e" in str(caught.value)
+    report = json.loads((tmp_path / "diverged.json").read_text())
+    numbers = range(6 * accumulate, 7 * accumulate)
+    taken = [dataset.where(run.sampler.indices(number).numpy()) for number in numbers]
+    batch = sorted((row["episode"], row["step"]) for row in report["batch"])
+    assert (report["step"], batch) == (6, sorted(sample for part in taken for sample in part))
+    found = load_checkpoint(tmp_path, run.fingerprint)
+    assert found is not None
+    assert found[1] == 4
+    assert all(bool(torch.isfinite(v).all()) for v in found[0].values() if v.is_floating_point())
+    assert all(bool(torch.isfinite(v).all()) for v in run.average.model.state_dict().values())
+
+
+def test_huge_weights_and_running_statistics_are_told_from_broken_ones() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    watch = WeightWatch(model)
+    with torch.no_grad():
+        model[0].weight.fill_(3e38)
+        assert watch.not_finite() is None
+        model[1].running_var[1] = torch.nan
+        assert watch.not_finite() == "1.running_var"
+        model[0].weight[0, 0] = torch.inf
+        assert watch.not_finite() == "0.weight"
 
 
 def _touching(run: Trainer) -> np.ndarray:
