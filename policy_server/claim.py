@@ -12,12 +12,12 @@ import logging
 import os
 import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 log = logging.getLogger(__name__)
 
 #: The control loop's own is 10.
 MAX_PRIORITY = 9
-_SPARE_NICE = 19
 
 
 def claim(priority: int, threads: Iterable[int]) -> bool:
@@ -49,29 +49,62 @@ def claim_all(priority: int) -> None:
         log.warning("claim.refused priority=%d; LimitRTPRIO in the unit grants it", priority)
 
 
+def can_come_back() -> bool:
+    """Whether a thread here may leave SCHED_IDLE again: not without RLIMIT_NICE (sched(7))."""
+
+    def attempt() -> bool:
+        usual = _scheduling(0)
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        try:
+            os.sched_setscheduler(0, *usual)
+        except PermissionError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(1) as thread:  # one that ends then
+        return thread.submit(attempt).result()
+
+
+def _scheduling(thread: int) -> tuple[int, os.sched_param]:
+    return os.sched_getscheduler(thread), os.sched_getparam(thread)
+
+
 class EngineClaim:
-    """The priority of an engine's threads: all of them while it serves, none while it helps out when idle.
+    """What an engine's threads claim: its priority while it serves, nothing at all in a run in spare time.
 
     Make it on the thread that serves, once the engine's own threads are there. Raises nothing: ``granted``
-    says whether there is a priority.
+    says whether there is a priority. Where `can_come_back` says no, helping threads keep what they have.
     """
 
     def __init__(self, priority: int) -> None:
-        self._priority = priority
-        serving = threading.get_native_id()
-        self._helpers = [thread for thread in threads_of_this_process() if thread != serving]
+        self._serving = threading.get_native_id()
+        self.granted = priority > 0 and claim(priority, threads_of_this_process())
+        self._usual = _scheduling(0)
+        self._can_come_back = can_come_back()
         self._idle = False
-        self.granted = priority > 0 and claim(priority, [serving, *self._helpers])
+        self._lowered: list[int] = []
 
     def take(self, idle: bool) -> None:
-        """Before a run: the engine's threads come last in an ``idle`` one, and first in any other."""
-        if not self.granted or idle == self._idle:
+        """Before a run: in an ``idle`` one, every thread but the serving one, which waits, is SCHED_IDLE."""
+        if idle == self._idle or not self._can_come_back:
             return
         self._idle = idle
-        if not idle:
-            claim(self._priority, self._helpers)
+        if idle:
+            others = [thread for thread in threads_of_this_process() if thread != self._serving]
+            self._lowered = [
+                thread for thread in others if _schedule(thread, os.SCHED_IDLE, os.sched_param(0))
+            ]
             return
-        ordinary(self._helpers)
-        for thread in self._helpers:
-            with contextlib.suppress(ProcessLookupError):
-                os.setpriority(os.PRIO_PROCESS, thread, _SPARE_NICE)
+        for thread in self._lowered:
+            _schedule(thread, *self._usual)
+
+
+def _schedule(thread: int, policy: int, param: os.sched_param) -> bool:
+    """Set it; False when the thread has that policy already, or has ended."""
+    try:
+        if os.sched_getscheduler(thread) == policy:
+            return False
+        os.sched_setscheduler(thread, policy, param)
+    except ProcessLookupError:
+        return False
+    return True

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from policy_server.backends import FAILURES
 from policy_server.batch import Observed
+from policy_server.claim import can_come_back
 from policy_server.engine_process import ProcessSession
 from policy_server.errors import RefusedBundleError
 from policy_server.slots import BundleSlots, Slot
@@ -164,9 +165,11 @@ class Shadow:
 class ShadowDesk:
     """At most one shadow at a time: who it is, what it found, and that it is out of the way at a swap."""
 
-    def __init__(self, slots: BundleSlots, seconds: float) -> None:
+    def __init__(self, slots: BundleSlots, seconds: float, threads: int) -> None:
+        """``seconds`` is how long one lasts if nobody says; ``threads`` are an engine's."""
         self._slots = slots
         self._seconds = seconds
+        self._threads = threads
         self._shadow: Shadow | None = None
         self._found: Compared | None = None
 
@@ -176,6 +179,11 @@ class ShadowDesk:
         if serving is not None and serving.slot is slot:
             raise RefusedBundleError(f"bundle {slot.version} serves; a shadow is another one")
         self._slots.check_replacement(slot.manifest, slot.spec, slot.version)
+        if self._threads > 1 and not can_come_back():
+            raise RefusedBundleError(
+                f"the {self._threads} threads of a shadow could not leave spare time again to serve; "
+                "set LimitNICE to the server's niceness, or threads = 1"
+            )
         shadow = Shadow(slot, seconds or self._seconds)
         await self.stop("another one was asked for")
         self._slots.pinned["shadow"] = slot

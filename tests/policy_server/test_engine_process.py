@@ -15,6 +15,8 @@ import tiny
 
 from policies.config import CameraShape
 from policies.keys import KeyPair
+from policy_server.claim import can_come_back
+from policy_server.engine_process import EngineProcess
 from protos.codec import decode_tensor
 from protos.ratchet.v1 import policy_pb2 as pb
 from tools.bench.swap_bundles import DAMAGES, damaged, nan_when_blinded
@@ -169,6 +171,47 @@ async def test_swaps_shadow_and_a_killed_engine_under_a_client(place, running):
         assert [event.kind for event in now.events][-2:] == ["rolled back", "revived"]
     left = [pid for pid in (*pids.values(), *(slot.pid for slot in now.slots)) if _lives(pid)]
     assert not left
+
+
+@pytest.mark.skipif(not can_come_back(), reason="no leave to come back from SCHED_IDLE: no CAP_SYS_NICE")
+@pytest.mark.parametrize("priority", [0, 3])
+def test_every_thread_of_a_shadows_engine_gives_way_and_comes_back(place, priority: int) -> None:
+    config = place.config(threads=3, isolation="process", priority=priority)
+    bundle = place.bundle("a")
+    inherited = os.sched_getscheduler(0), os.sched_getparam(0)
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # whatever the tests themselves run at
+    try:
+        engine = EngineProcess()
+    finally:
+        os.sched_setscheduler(0, *inherited)
+    try:
+        session, reply = engine.load(engine.open(bundle.path, config.trust), "onnx", config)
+        seen = (
+            np.zeros((1, 6), np.float32),
+            {c.name: np.zeros((1, 32, 32, 3), np.uint8) for c in tiny.CAMERAS},
+        )
+        usual = os.SCHED_FIFO if reply["priority"] else os.SCHED_OTHER
+        assert _policies(engine.pid) == {usual}
+        for _ in range(2):
+            session.infer_idle(*seen)
+            assert _policies(engine.pid, but=engine.pid) == {os.SCHED_IDLE}
+            assert os.sched_getscheduler(engine.pid) == usual, "it only waits, and hears of the next request"
+            session.infer(*seen)
+            assert usual in _policies(engine.pid, but=engine.pid)
+            assert _idle_threads(engine.pid) <= 1, "the one that runs shadows"
+    finally:
+        engine.close()
+
+
+def _policies(pid: int, but: int = 0) -> set[int]:
+    """The scheduling policies of a process's threads."""
+    threads = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    assert len(threads) >= 3, "the engine has made its threads"
+    return {os.sched_getscheduler(thread) for thread in threads if thread != but}
+
+
+def _idle_threads(pid: int) -> int:
+    return sum(os.sched_getscheduler(int(name)) == os.SCHED_IDLE for name in os.listdir(f"/proc/{pid}/task"))
 
 
 async def _ask(stub: Any) -> str | None:

@@ -60,6 +60,11 @@ def test_policy_server_has_a_watchdog() -> None:
     assert service["WatchdogSignal"] == ["SIGABRT"]
 
 
+def test_a_shadows_threads_may_come_back_to_the_servers_niceness() -> None:
+    service = parse("ratchet-policy-server.service")["Service"]
+    assert service["LimitNICE"] == [f"+{service['Nice'][0]}"]
+
+
 def test_sockets_survive_a_restart_of_one_service() -> None:
     for name in SERVICES:
         service = parse(f"{name}.service")["Service"]
