@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from policies.bundle import Bundle, Precision
-from policies.engine import providers, session_options
+from policies.engine import Provider, providers, session_options
 from policies.errors import InputError
 from policies.manifest import Manifest
 
@@ -34,6 +34,7 @@ class PolicySession(ABC):
         self.manifest = manifest
         self.version = version
         self.precision: Precision = precision
+        self.passed_over: tuple[str, ...] = ()  # faster ways to run it that failed here, each with why
 
     @property
     def chunk(self) -> int:
@@ -68,13 +69,21 @@ class OnnxSession(PolicySession):
     """A bundle under ONNX Runtime, on the best provider of this machine."""
 
     def __init__(
-        self, bundle: Bundle, precision: Precision = "fp32", threads: int = 1, spinning: bool = False
+        self,
+        bundle: Bundle,
+        precision: Precision = "fp32",
+        threads: int = 1,
+        spinning: bool = False,
+        on: Sequence[Provider] | None = None,
     ) -> None:
-        """Load the form of that ``precision``; see `policies.engine` for threads, spinning and providers."""
+        """Load the form of that ``precision``; see `policies.engine` for threads and spinning.
+
+        ``on`` are the providers to try in turn; None: those of `policies.engine.providers`.
+        """
         # What is hashed is what is loaded: the bytes, not the path.
         model = bundle.read(bundle.onnx_name(precision))
         options = session_options(threads, spinning)
-        self._session = ort.InferenceSession(model, options, providers=providers(precision))
+        self._session = ort.InferenceSession(model, options, providers=list(on or providers(precision)))
         super().__init__(bundle.manifest, bundle.version, precision)
 
     @property

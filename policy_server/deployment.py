@@ -38,7 +38,7 @@ class Deployment:
         self._slots = slots
         self.standing: Standing = read_standing(config.state)
         self.judge = Judge(config.probation, self.standing)
-        self.shadows = ShadowDesk(slots, config.shadow_s)
+        self.shadows = ShadowDesk(slots, config.shadow_s, config.threads)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="standing")
         self._loading = asyncio.Lock()
@@ -54,11 +54,7 @@ class Deployment:
         """
         config, standing = self._config, self.standing
         configured = None if config.bundle is None else str(config.bundle.resolve())
-        first = (
-            None
-            if config.bundle is None
-            else Place(version="", path=configured or "", backend=config.backend)
-        )
+        first = None if configured is None else Place(version="", path=configured, backend=config.backend)
         places = [standing.serving, first] if config.resume and configured == standing.configured else [first]
         refusals: list[tuple[str, ServerError]] = []
         for place in [place for place in places if place is not None]:
@@ -178,9 +174,13 @@ class Deployment:
         known: Backend = check_backend(backend, self._config.backend)
         directory = allowed_path(path, self._config.roots)
         async with self._loading:
-            return await asyncio.get_running_loop().run_in_executor(
+            loaded = await asyncio.get_running_loop().run_in_executor(
                 self._loader, load_slot, directory, known, self._config, self._slots.check_replacement
             )
+        if loaded.slot.passed_over:
+            reason = "; ".join(loaded.slot.passed_over)
+            self.standing.note("slower provider", loaded.slot.version, reason=reason)
+        return loaded
 
     def _keep(self, slot: Slot) -> Slot:
         """The slot that is resident from here on: the one that was, unless its engine has ended."""

@@ -98,6 +98,7 @@ class Engine:
             "run_ms": run_ms,
             "costs": costs.measured_ms,
             "precision": self._session.precision,
+            "passed_over": self._session.passed_over,
         }
 
     def _infer(self, batch: int) -> Message:

@@ -78,6 +78,8 @@ def load_slot(path: Path, backend: Backend, config: ServerConfig, fits: FitCheck
             f"bundle {version} takes {loaded.run_ms:.1f} ms a chunk on {backend}, "
             f"{config.max_warm_ms:.1f} allowed; use a faster backend or a smaller policy"
         )
+    for reason in loaded.slot.passed_over:
+        log.warning("loading.passed_over version=%s backend=%s %s", version, backend, reason)
     costs = loaded.slot.costs.describe()
     log.info("loading.ready version=%s backend=%s run_ms=%.1f %s", version, backend, loaded.run_ms, costs)
     return loaded
@@ -100,7 +102,10 @@ def _in_process(path: Path, backend: Backend, config: ServerConfig, fits: FitChe
         engine.close()
         raise
     costs = BatchCosts({int(size): ms for size, ms in times["costs"].items()})
-    slot = Slot(opened.version, backend, session, opened.manifest, spec, path, session.pid, costs)
+    passed_over = tuple(times["passed_over"])
+    slot = Slot(
+        opened.version, backend, session, opened.manifest, spec, path, session.pid, costs, passed_over
+    )
     verify_ms = (verified - begin) * 1e3
     return Loaded(slot, verify_ms, times["load_ms"], times["warm_ms"], times["run_ms"])
 
@@ -117,7 +122,8 @@ def _in_thread(path: Path, backend: Backend, config: ServerConfig, fits: FitChec
     run_ms = prove(session, bundle, config.warm_runs)
     costs = measure(session, config.max_batch, config.warm_runs)
     warm = time.perf_counter()
-    slot = Slot(bundle.version, backend, session, bundle.manifest, spec, path, costs=costs)
+    passed_over = session.passed_over
+    slot = Slot(bundle.version, backend, session, bundle.manifest, spec, path, 0, costs, passed_over)
     return Loaded(slot, (verified - begin) * 1e3, (loaded - verified) * 1e3, (warm - loaded) * 1e3, run_ms)
 
 

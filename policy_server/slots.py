@@ -34,6 +34,7 @@ class Slot:
     path: Path = Path()
     pid: int = 0  # of its engine process; 0: it runs in the server's
     costs: BatchCosts = field(default_factory=BatchCosts)
+    passed_over: tuple[str, ...] = ()  # faster ways to run it that failed on this machine
 
     @property
     def place(self) -> Place:

@@ -26,7 +26,14 @@ _MAX_REPORTED = 256
 MAX_BYTES = 8 * 2**20
 
 EventKind = Literal[
-    "swapped", "passed", "rolled back", "bar lifted", "bar forgotten", "revived", "no way back", "passed over"
+    "swapped",
+    "passed",
+    "rolled back",
+    "bar lifted",
+    "bar forgotten",
+    "revived",
+    "no way back",
+    "slower provider",
 ]
 Version = Annotated[str, Field(max_length=64)]
 

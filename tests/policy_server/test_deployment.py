@@ -352,6 +352,19 @@ async def test_the_way_back_is_no_shadow_once_it_serves(place, running, shadows_
         assert not (await status(run.stub)).shadow.running
 
 
+async def test_a_shadow_whose_threads_could_never_serve_again_is_refused(
+    place, running, shadows_in_threads, monkeypatch
+):
+    a, b = place.bundle("a"), place.bundle("b", 1.0)
+    monkeypatch.setattr("policy_server.shadow.can_come_back", lambda: False)
+    ask = pb.ShadowRequest(bundle=str(b.path))
+    async with running(place.config(bundle=a.path, threads=2)) as run:
+        assert "LimitNICE" in (await refusal(run.stub.Shadow(ask, timeout=30))).details()
+        assert (await status(run.stub)).slots[0].active
+    async with running(place.config(bundle=a.path, threads=1)) as run:
+        assert (await run.stub.Shadow(ask, timeout=30)).running
+
+
 async def test_a_shadow_whose_time_is_over_is_not_kept_in_memory(place, running, shadows_in_threads):
     a, b = place.bundle("a"), place.bundle("b", 1.0)
     async with running(place.config(bundle=a.path)) as run:
