@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from runtime.rollout import Rollout, RolloutRunner
 from runtime.servo import ServoConfig
 from tools.bench.latency import report
 from tools.bench.latency_part import Condition
+from tools.bench.latency_part import _run as part_run
 from tools.bench.latency_seams import NaivePlayer, jerk
 
 
@@ -74,6 +76,34 @@ def test_the_report_holds_ours_to_the_interval_and_the_ratio() -> None:
     assert bad["held"] == {"success": False, "seam_to_interior": False, "all": False}
     assert bad["ours"]["added"]["300ms"]["paired_lost"] == 20
     assert bad["ours"]["added"]["300ms"]["seam_to_interior"] == 2.0
+
+
+def test_the_ensemble_stands_beside_ours_and_has_no_ratio_without_an_interior() -> None:
+    conditions = [
+        Condition("ours", 0, 0.0, 30),
+        Condition("ensemble", 0, 0.0, 30),
+        Condition("ensemble", 0, 0.01, 30),
+    ]
+    rows = [row(c, s, s < 90 or c.client == "ours", 4.0) for c in conditions for s in range(100)]
+    all_seams = {"interior": 0.0, "interior_ticks": 0}
+    found = report([r | all_seams if "ensemble" in r["condition"] else r for r in rows], conditions)
+    for kind in ("added", "lost"):
+        figures = found["ensemble"][kind]["0ms"]
+        assert (figures["success"], figures["within"], figures["paired_lost"]) == (0.9, False, 10)
+        assert figures["seam_to_interior"] is None
+    assert found["held"]["all"], "the budget is ours alone"
+
+
+def test_a_part_runs_each_client_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Nodding()
+    monkeypatch.setattr(session, "manifest", SimpleNamespace(monitors=None), raising=False)
+    control, arms = ControlConfig(task_limit_s=2.0), [LockstepArm(World(), GuardLimits(), ServoConfig())]
+    asked = {}
+    for client in ("ours", "naive", "ensemble"):
+        (rollout,) = part_run(arms, session, control, Condition(client, 0, 0.0, 30), (3,))  # type: ignore[arg-type]
+        asked[client] = rollout.asked / rollout.ticks
+    assert asked["ensemble"] > 0.9, "in every tick"
+    assert max(asked["naive"], asked["ours"]) < 0.2
 
 
 class Nodding:

@@ -14,6 +14,7 @@ from policies.keys import TrustStore
 from policies.session import OnnxSession
 from runtime.chunks import Player
 from runtime.control import ControlConfig
+from runtime.ensemble import EnsemblePlayer
 from runtime.guard import GuardLimits
 from runtime.line import LineFaults
 from runtime.lockstep import LockstepArm
@@ -22,11 +23,12 @@ from runtime.servo import ServoConfig
 from tools.bench.latency_seams import NaivePlayer, jerk
 
 BATCH = 25
+_DECAY = 0.01  # ACT's
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A client on a way to its policy: ``client`` is "ours" or "naive", ``lost`` a share of requests."""
+    """A client on a way to its policy: "ours", "naive" or "ensemble"; ``lost`` is a share of requests."""
 
     client: str
     delay_ticks: int
@@ -75,8 +77,12 @@ def _run(
     def naive() -> Player:
         return NaivePlayer(control.execute)
 
+    def ensemble() -> Player:
+        return EnsemblePlayer(_DECAY, blend=control.blend)
+
+    players = {"ours": None, "naive": naive, "ensemble": ensemble}
     faults = LineFaults(condition.delay_ticks, condition.lost, condition.timeout_ticks)
-    player = naive if condition.client == "naive" else None
+    player = players[condition.client]
     runner = RolloutRunner(arms, session, control, session.manifest.monitors, faults=faults, player=player)
     return runner.run(seeds, "full")
 
