@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from hal.types import JOINTS
 from runtime.contact import FOLLOWER_MODELS, MOTORS, ContactConfig, ContactDetector
 from runtime.servo import HoldCause, Phase, ServoConfig
-from tests.runtime.test_servo import joints
+from tests.runtime.servo_bench import joints
 from tools.bench.contact import figures
 from tools.bench.contact_motion import Bench, min_jerk
 from tools.bench.contact_part import against_blocks, ordinary_motion
