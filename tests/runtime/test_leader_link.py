@@ -23,7 +23,7 @@ from runtime.nouns import Source, Waypoint
 from runtime.ring import RingWriter, create_ring
 from runtime.servo import HoldCause, Phase
 from runtime.streams import NS, SERVO_NS
-from tests.runtime.test_bus_process import START, config
+from tests.runtime.bus.bus_rig import START, config
 
 TIMEOUT_S = 20.0
 LIFE_NS = NS // 4

@@ -14,7 +14,7 @@ from episodes.store import EpisodeStore
 from runtime.remote.errors import RefusedError
 from runtime.robot import Robot
 from runtime.supervisor import Event, State
-from tests.runtime.test_loop import Bench
+from tests.runtime.loop.loop_bench import Bench
 
 
 class Follower:

@@ -12,13 +12,12 @@ import os
 import sys
 from pathlib import Path
 
-from memory_facade import MemoryFacade
-
 from runtime.fleet.agent import FleetAgent
 from runtime.fleet.config import FleetConfig
 from runtime.fleet.envelope import Command
 from runtime.fleet.operations import Operation
 from runtime.remote.facade import EpisodeResult
+from tests.runtime.memory_facade import MemoryFacade
 
 
 class EffectFacade(MemoryFacade):

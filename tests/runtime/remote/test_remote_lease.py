@@ -7,12 +7,12 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
-from waiting import eventually
 
 from hal.clock import LockstepClock, MonotonicClock
 from runtime.remote.errors import LeaseHeldError, LeaseLostError, RefusedError
 from runtime.remote.lease import ControlLease
 from runtime.remote.teleop import TeleopFreshness
+from tests.runtime.waiting import eventually
 
 
 class Holds:

@@ -8,10 +8,8 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
-from certificates import Authority
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from memory_facade import MemoryFacade
 
 from protos.access.door import PeopleDoor
 from protos.access.errors import CredentialsError, ForbiddenError, UnidentifiedError
@@ -22,6 +20,8 @@ from runtime.remote.client import RobotCallError, RobotClient
 from runtime.remote.config import RemoteConfig
 from runtime.remote.roles import METHOD_ROLES
 from runtime.remote.server import RemoteServer
+from tests.runtime.certificates import Authority
+from tests.runtime.memory_facade import MemoryFacade
 from tools.authority import Authority as SiteAuthority
 from tools.ports import free_port
 
