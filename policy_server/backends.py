@@ -27,6 +27,8 @@ ENGINE_ERRORS: tuple[type[Exception], ...] = (
 )
 #: Anything that makes a session fail to answer.
 FAILURES: tuple[type[Exception], ...] = (PolicyError, *ENGINE_ERRORS)
+#: After which a slower provider is tried.
+_NEXT_ONE: tuple[type[Exception], ...] = (GoldenMismatchError, *ENGINE_ERRORS)
 
 
 def check_backend(backend: str, default: Backend) -> Backend:
@@ -66,7 +68,7 @@ def _on_the_fastest_right(bundle: Bundle, precision: Precision, threads: int, sp
             if session.providers[0] == name:
                 break
             why = "ONNX Runtime does not start it here"
-        except (GoldenMismatchError, *ENGINE_ERRORS) as error:
+        except _NEXT_ONE as error:
             why = str(error).strip().partition("\n")[0][:160]
         passed_over.append(f"{name}: {why}")
         left = left[1:]
