@@ -12,6 +12,7 @@ from tools.bench import roundtrip
 from tools.sim import SimRobot
 
 
+@pytest.mark.slow
 def test_two_seconds_of_a_robot_that_asks_in_every_tick(
     policies: Policies, short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
