@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, NoReturn, Protocol, Self
 
 import grpc
 from cryptography import x509
@@ -14,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from protos.access import tokens
+from protos.access.attempts import FailedAttempts, origin_of
+from protos.access.call import CALLER
 from protos.access.errors import CredentialsError, UnidentifiedError
 from protos.access.limits import RateLimit
 from protos.access.revoked import RevokedList
@@ -21,6 +24,7 @@ from protos.access.roles import Caller, Role, RoleName, authorise, caller_from_u
 from protos.access.tls import TlsFiles, is_local, people_credentials, server_credentials
 
 _MAX_KEY_BYTES = 4096
+_MAX_KNOWN = 256
 
 
 class PeopleDoor(BaseModel):
@@ -49,6 +53,11 @@ class AccessConfig(BaseModel):
     revoked: Path | None = Field(default=None, description="the authority's revocation list")
     calls_per_s: float = Field(default=500.0, ge=1.0, le=1e6, description="of one caller, on average")
     calls_burst: float = Field(default=1000.0, ge=1.0, le=1e6)
+    failures_per_s: float = Field(
+        default=2.0, gt=0.0, le=1e6, description="attempts to identify that fail, from one address"
+    )
+    failures_burst: float = Field(default=20.0, ge=1.0, le=1e6)
+    failures_total_per_s: float = Field(default=100.0, gt=0.0, le=1e6, description="from all addresses")
 
     @model_validator(mode="after")
     def _people_are_encrypted(self) -> Self:
@@ -74,6 +83,8 @@ class Context(Protocol):
 
     def invocation_metadata(self) -> Any: ...
 
+    def peer(self) -> str: ...
+
 
 class Doorkeeper:
     """Identifies callers and decides what they may call. Raises CredentialsError for unusable files."""
@@ -84,44 +95,81 @@ class Doorkeeper:
         self._public = None if config.people is None else read_token_key(config.people.tokens)
         self._revoked = RevokedList(config.revoked)
         self._revoked.load()
+        self._known: OrderedDict[str, tokens.Token] = OrderedDict()
         self.limit = RateLimit(config.calls_per_s, config.calls_burst)
+        self.failures = FailedAttempts(
+            config.failures_per_s, config.failures_burst, config.failures_total_per_s
+        )
 
     def admit(self, method: str, context: Context, *, counted: bool = True) -> Caller:
         """Who calls; raises AccessError unless this caller may call ``method`` now.
 
-        ``counted`` is False for calls whose pace is never limited, such as stopping.
+        ``counted`` is False for calls whose pace is never limited, such as stopping: those are verified
+        also where attempts have failed too often, for whoever has to stop an arm may be among them.
         """
-        caller = self.caller(context)
+        caller = self.caller(context, paced=counted)
         authorise(caller, method, self._table)
         # Callers on this machine share one name: a pace for all of them would be nobody's.
         if counted and not self._config.plaintext:
             self.limit.take(caller.name)
+        CALLER.set(caller)
         return caller
 
-    def caller(self, context: Context) -> Caller:
-        """Who is calling. Raises UnidentifiedError for anybody without a usable identity."""
+    def caller(self, context: Context, *, paced: bool = True) -> Caller:
+        """Who is calling. Raises UnidentifiedError for anybody without a usable identity, and, where
+        ``paced``, TooFastError without looking further while attempts from there fail too often."""
         config = self._config
         if config.plaintext:
             return Caller("local", Role[config.plaintext_role.upper()])
         auth = context.auth_context()
-        if auth.get("transport_security_type") != [b"ssl"]:
-            raise UnidentifiedError("the connection is not encrypted", "connect with a client certificate")
         certificates = auth.get("x509_pem_cert") or ()
         if certificates:
-            uris = auth.get("peer_uri") or auth.get("peer_spiffe_id") or ()
-            caller = caller_from_uris(uris, config.trust_domain)
-            self._revoked.check(f"cert:{_serial(certificates[0]):x}", caller.name)
-            return caller
-        return self._by_token(context)
+            serial = _serial(certificates[0])
+            # The handshake has proved it: nobody else can spend this origin's attempts.
+            return self._attempt(
+                f"certificate {serial:x}", paced, lambda: self._by_certificate(auth, serial), proven=True
+            )
+        origin = origin_of(context.peer())
+        if auth.get("transport_security_type") != [b"ssl"]:
+            return self._attempt(origin, paced, _not_encrypted)
+        shown = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+        known = self._known.pop(shown[0], None) if len(shown) == 1 else None
+        if known is not None:  # verified before: strangers at its address cannot shut it out
+            return self._still_good(shown[0], known)
+        return self._attempt(origin, paced, lambda: self._by_token(shown))
 
-    def _by_token(self, context: Context) -> Caller:
+    def _attempt(
+        self, origin: str, paced: bool, identify: Callable[[], Caller], proven: bool = False
+    ) -> Caller:
+        if paced:
+            self.failures.check(origin, proven=proven)
+        try:
+            return identify()
+        except UnidentifiedError:
+            self.failures.failed(origin, proven=proven)
+            raise
+
+    def _by_certificate(self, auth: Mapping[str, Any], serial: int) -> Caller:
+        uris = auth.get("peer_uri") or auth.get("peer_spiffe_id") or ()
+        caller = caller_from_uris(uris, self._config.trust_domain)
+        self._revoked.check(f"cert:{serial:x}", caller.name)
+        return caller
+
+    def _by_token(self, shown: Sequence[Any]) -> Caller:
         if self._public is None:
             raise UnidentifiedError("no client certificate", "connect with one")
-        shown = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
         if len(shown) != 1 or not isinstance(shown[0], str) or not shown[0].startswith("Bearer "):
             raise UnidentifiedError("no token", "give the one that `ratchet keys token NAME` made")
         token = tokens.verify(shown[0].removeprefix("Bearer "), self._public, self._config.trust_domain)
+        return self._still_good(shown[0], token)
+
+    def _still_good(self, shown: str, token: tokens.Token) -> Caller:
+        """Whose token it is that was verified, now or before, unless it has ended or been revoked."""
+        tokens.check_end(token)
         self._revoked.check(f"token:{token.id}", token.caller.name)
+        self._known[shown] = token
+        while len(self._known) > _MAX_KNOWN:
+            self._known.popitem(last=False)
         return token.caller
 
 
@@ -155,6 +203,10 @@ def read_token_key(path: Path) -> Ed25519PublicKey:
     if not isinstance(key, Ed25519PublicKey):
         raise CredentialsError(f"{path} is no ed25519 key", "copy the authority's tokens.pub there")
     return key
+
+
+def _not_encrypted() -> NoReturn:
+    raise UnidentifiedError("the connection is not encrypted", "connect with a client certificate")
 
 
 @functools.lru_cache(maxsize=256)

@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from protos.access.call import REQUEST_BYTES
 from protos.access.errors import MalformedError
 
 ServicerContext = grpc.aio.ServicerContext[Any, Any]
@@ -90,6 +91,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
 
 def _parse_one(deserialise: Callable[[bytes], Any], raw: bytes) -> Any:
+    REQUEST_BYTES.set(len(raw))
     try:
         return deserialise(raw)
     except DecodeError:

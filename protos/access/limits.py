@@ -21,11 +21,15 @@ class RateLimit:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self.refused = 0
 
+    def has_left(self, caller: str) -> bool:
+        """Whether the caller has a call left; counts nothing."""
+        return self._left(caller, self._now()) >= 1.0
+
     def take(self, caller: str) -> None:
         """Count one call. Raises TooFastError when the caller has none left."""
         now = self._now()
-        left, then = self._buckets.pop(caller, (self._burst, now))
-        left = min(self._burst, left + (now - then) * self._per_s)
+        left = self._left(caller, now)
+        self._buckets.pop(caller, None)
         allowed = left >= 1.0
         self._buckets[caller] = (left - 1.0 if allowed else left, now)
         while len(self._buckets) > _MAX_CALLERS:
@@ -33,3 +37,7 @@ class RateLimit:
         if not allowed:
             self.refused += 1
             raise TooFastError(f"{caller} calls more than {self._per_s:g} times a second", "slow down")
+
+    def _left(self, caller: str, now: float) -> float:
+        left, then = self._buckets.get(caller, (self._burst, now))
+        return min(self._burst, left + (now - then) * self._per_s)

@@ -69,9 +69,15 @@ def verify(text: str, public: Ed25519PublicKey, trust_domain: str) -> Token:
         raise UnidentifiedError("the token was not signed by this site's authority", _RENEW) from None
     if payload.audience != trust_domain:
         raise UnidentifiedError(f"the token is for {payload.audience}, not for {trust_domain}", _RENEW)
-    if payload.expires <= time.time():
-        raise UnidentifiedError(f"the token of {payload.name} has ended", _RENEW)
-    return Token(text, payload.id, Caller(payload.name, Role[payload.role.upper()]), payload.expires)
+    token = Token(text, payload.id, Caller(payload.name, Role[payload.role.upper()]), payload.expires)
+    check_end(token)
+    return token
+
+
+def check_end(token: Token) -> None:
+    """Raise UnidentifiedError when a token's time is over."""
+    if token.expires <= time.time():
+        raise UnidentifiedError(f"the token of {token.caller.name} has ended", _RENEW)
 
 
 def _signed(body: bytes) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from policy_server.config import ServerConfig
 from policy_server.gate import METHOD_ROLES
 from policy_server.server import PolicyServer
 from protos.access import tokens
+from protos.access.attempts import FailedAttempts, origin_of
+from protos.access.door import AccessConfig, Doorkeeper, PeopleDoor
 from protos.access.errors import CredentialsError, TooFastError, UnidentifiedError
 from protos.access.limits import RateLimit
 from protos.access.roles import Role
-from protos.access.tls import identity_in, open_channel
+from protos.access.tls import TlsFiles, identity_in, open_channel
 from protos.ratchet.v1 import policy_pb2 as pb
 from protos.ratchet.v1 import policy_pb2_grpc
 from tools.authority import Authority
@@ -81,6 +83,9 @@ async def site(place: Any, tmp_path: Path) -> AsyncIterator[Site]:
         revoked=authority.folder / "revoked",
         calls_per_s=50,
         calls_burst=60,
+        failures_per_s=0.01,
+        failures_burst=10,
+        failures_total_per_s=5.0,  # and so ten at once
     )
     async with PolicyServer(config) as running:
         site.address = f"127.0.0.1:{running.port}"
@@ -95,7 +100,7 @@ def test_the_table_names_every_method_of_the_service() -> None:
 
 @pytest.mark.parametrize("role", list(Role))
 async def test_a_role_reaches_what_it_includes_and_no_more(site: Site, role: Role) -> None:
-    doors = ((site.certificate(role), False), (site.token(role), True))
+    doors = ((site.certificate(role), False), (site.token(role, name="anna"), True))
     for identity, people in doors:
         for least, calls in NEEDS.items():
             for method, request in calls:
@@ -202,3 +207,145 @@ def test_files_that_cannot_be_used_are_one_line_at_the_start(place: Any, tmp_pat
     with pytest.raises(CredentialsError, match=r"neither client\.pem nor token"):
         identity_in(tmp_path)
     assert place.config(address="127.0.0.1:0", tls=tls, plaintext=False).tls is not None
+
+
+async def test_a_session_is_whoevers_opened_it(site: Site) -> None:
+    anna, ben = site.certificate(Role.DRIVE, "anna"), site.token(Role.DRIVE, name="ben")
+    again = site.token(Role.DRIVE, name="anna")  # the same person
+    async with open_channel(site.address, identity_in(anna)) as channel:
+        mine = policy_pb2_grpc.PolicyServiceStub(channel)
+        reply = await mine.Infer(tiny.make_request(1, session="arm"), timeout=10)
+        report = pb.ReportRequest(session="arm", episode="e", version=reply.version, failed=True)
+        async with open_channel(site.people, identity_in(ben)) as other:
+            bens = policy_pb2_grpc.PolicyServiceStub(other)
+            for call in (
+                bens.Infer(tiny.make_request(2, session="arm"), timeout=10),
+                bens.Report(report, timeout=10),
+                bens.OpenFrames(pb.OpenFramesRequest(session="arm"), timeout=10),
+            ):
+                assert await call.code() is Status.PERMISSION_DENIED
+                assert "somebody else's" in await call.details()
+            stream = bens.InferStream(timeout=10)
+            await stream.write(tiny.make_request(3, session="arm"))
+            answer = await stream.read()
+            assert answer.status == Status.PERMISSION_DENIED.value[0]
+            stream.cancel()
+            assert (await bens.Infer(tiny.make_request(4, session="ben's"), timeout=10)).tick == 4
+        status = await mine.Status(pb.StatusRequest(), timeout=10)
+        assert {c.session: c.served for c in status.clients} == {"arm": 1, "ben's": 1}
+        assert status.refused == 2
+        assert await site.call(again, "Infer", tiny.make_request(5, session="arm"), people=True) is Status.OK
+        assert (await mine.Report(report, timeout=10)).counted
+
+
+async def test_a_report_counts_for_nobody_who_took_a_name_over(site: Site, monkeypatch: Any) -> None:
+    anna, ben = site.certificate(Role.DRIVE, "anna"), site.certificate(Role.DRIVE, "ben")
+    async with (
+        open_channel(site.address, identity_in(anna)) as first,
+        open_channel(site.address, identity_in(ben)) as second,
+    ):
+        request = tiny.make_request(1, session="arm")
+        reply = await policy_pb2_grpc.PolicyServiceStub(first).Infer(request, timeout=10)
+        monkeypatch.setattr("policy_server.clients.FORGET_NS", 0)
+        stub = policy_pb2_grpc.PolicyServiceStub(second)
+        assert not (await stub.Status(pb.StatusRequest(), timeout=10)).clients  # anna is forgotten
+        report = pb.ReportRequest(session="arm", episode="e", version=reply.version, failed=True)
+        assert not (await stub.Report(report, timeout=10)).counted
+
+
+async def test_forged_tokens_are_not_even_verified_after_a_while(site: Site, monkeypatch: Any) -> None:
+    verified = 0
+    verify = tokens.verify
+
+    def counting(*arguments: Any) -> tokens.Token:
+        nonlocal verified
+        verified += 1
+        return verify(*arguments)
+
+    monkeypatch.setattr(tokens, "verify", counting)
+    known, machine = site.token(Role.LOOK, name="ann"), site.certificate(Role.LOOK, "eve")
+    ask = pb.StatusRequest()
+    assert await site.call(known, "Status", ask, people=True) is Status.OK
+    forged = site.token(Role.LOOK)
+    head, body, signature = (forged / "token").read_text().strip().split(".")
+    (forged / "token").write_text(f"{head}.{body}.{signature[::-1]}")
+    async with open_channel(site.people, identity_in(forged)) as channel:
+        stub = policy_pb2_grpc.PolicyServiceStub(channel)
+        codes = [await stub.Status(ask, timeout=10).code() for _ in range(30)]
+    assert codes == [Status.UNAUTHENTICATED] * 10 + [Status.RESOURCE_EXHAUSTED] * 20
+    assert verified == 11
+    # Whoever was known before, and whoever has a certificate, is not shut out by strangers next door.
+    assert await site.call(known, "Status", ask, people=True) is Status.OK
+    assert await site.call(machine, "Status", ask) is Status.OK
+
+
+class At:
+    """A call as the door sees it."""
+
+    def __init__(self, peer: str, token: str) -> None:
+        self._peer, self._token = peer, token
+
+    def peer(self) -> str:
+        return self._peer
+
+    def auth_context(self) -> Mapping[str, Any]:
+        return {"transport_security_type": [b"ssl"]}
+
+    def invocation_metadata(self) -> Any:
+        return (("authorization", f"Bearer {self._token}"),)
+
+
+def test_failed_attempts_do_not_keep_anybody_from_stopping_an_arm(tmp_path: Path) -> None:
+    authority, _ = Authority.ensure(tmp_path / "a")
+    authority.server(tmp_path / "s", ["127.0.0.1"])
+    folder = tmp_path / "s"
+    tls = TlsFiles(certificate=folder / "server.pem", key=folder / "server.key", ca=folder / "ca.pem")
+    people = PeopleDoor(address="127.0.0.1:1", tokens=folder / "tokens.pub")
+    door = Doorkeeper(AccessConfig(tls=tls, people=people, failures_burst=3), {"/x": Role.LOOK})
+    here, away = "ipv4:10.0.0.1:99", "ipv4:10.0.0.2:99"
+    for _ in range(3):
+        with pytest.raises(UnidentifiedError):
+            door.admit("/x", At(here, "rt1.nonsense"))
+    anna, ben = authority.token("anna", Role.LOOK).text, authority.token("ben", Role.LOOK).text
+    with pytest.raises(TooFastError, match=r"attempts from 10\.0\.0\.1"):
+        door.admit("/x", At(here, anna))
+    assert door.admit("/x", At(here, anna), counted=False).name == "anna"
+    assert door.admit("/x", At(away, ben)).name == "ben"
+
+
+def test_failed_attempts_are_bounded_from_one_origin_and_from_all_in_bounded_memory() -> None:
+    now = 0.0
+    attempts = FailedAttempts(1.0, 2.0, 10.0, lambda: now)
+    for _ in range(2):
+        attempts.failed("a")
+    with pytest.raises(TooFastError, match="from a"):
+        attempts.check("a")
+    attempts.check("b")
+    for number in range(5000):
+        attempts.failed(f"origin {number}")
+    with pytest.raises(TooFastError, match="from strangers"):
+        attempts.check("c")
+    attempts.check("certificate 1f", proven=True)  # answers for itself
+    for _ in range(2):
+        attempts.failed("certificate 1f", proven=True)
+    with pytest.raises(TooFastError, match="certificate 1f"):
+        attempts.check("certificate 1f", proven=True)
+    assert len(attempts._origins._buckets) <= 1024
+    now = 1.0
+    attempts.check("c")
+
+
+@pytest.mark.parametrize(
+    ("peer", "origin"),
+    [
+        ("ipv4:10.0.0.1:5000", "10.0.0.1"),
+        ("ipv6:%5B::1%5D:50", "::/64"),
+        ("ipv6:[2001:db8:1:2:3:4:5:6]:50", "2001:db8:1:2::/64"),
+        ("ipv6:[fe80::1%25eth0]:50", "fe80::/64"),
+        ("ipv6:[::ffff:10.0.0.1]:50", "10.0.0.1"),
+        ("unix:", "unix"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_an_origin_is_a_host_whatever_its_port(peer: str, origin: str) -> None:
+    assert origin_of(peer) == origin
