@@ -60,7 +60,8 @@ class BatchRunner:
                 with session.staged(size) as stacks:  # straight to where the engine reads
                     self._last = stacks
                     lost = _gather(jobs, stacks)
-                    result = session.run(size) if len(lost) < size else None
+                    expected_s = serving.slot.costs.expected_ns(size) / 1e9
+                    result = session.run(size, expected_s=expected_s) if len(lost) < size else None
             else:
                 self._last = stacks = self._stacks(serving.slot.spec, size)
                 lost = _gather(jobs, stacks)
@@ -117,8 +118,9 @@ def _gather(jobs: Sequence[Job[Answer]], stacks: Stacks) -> dict[int, ServerErro
 
 
 def _finite(result: ChunkResult) -> npt.NDArray[np.bool_]:
-    """Which rows may reach an arm."""
-    return np.asarray(np.isfinite(result.actions).all(axis=(1, 2)))
+    """Which rows may reach an arm and the monitors that watch it."""
+    actions, features = np.isfinite(result.actions), np.isfinite(result.features)
+    return np.asarray(actions.all(axis=(1, 2)) & features.all(axis=1))
 
 
 def _answer(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from policy_server.errors import OverloadedError
+from policy_server.errors import OverloadedError, PeerError
 
 #: A client that was not heard of for so long is forgotten.
 FORGET_NS = 60 * 10**9
@@ -15,9 +15,13 @@ _ACTIVE_NS = 10**9
 
 @dataclass(slots=True, eq=False)
 class Client:
-    """One session. ``service`` is its share so far in the scheduler's virtual time (`schedule`)."""
+    """One session, and the name of whoever opened it, which only that caller may use.
+
+    ``service`` is its share so far in the scheduler's virtual time (`schedule`).
+    """
 
     session: str
+    owner: str = ""
     seen_ns: int = field(default_factory=time.monotonic_ns)
     served: int = 0
     dropped: int = 0
@@ -42,8 +46,18 @@ class Clients:
     def __len__(self) -> int:
         return len(self._clients)
 
-    def seen(self, session: str) -> Client:
-        """The client of that name, heard of now. Raises OverloadedError when there are too many."""
+    def check(self, session: str, owner: str) -> None:
+        """Raise PeerError when a session was opened by somebody else than ``owner``."""
+        client = self._clients.get(session)
+        if client is not None and client.owner != owner:
+            raise PeerError(f"session {session!r} is somebody else's; choose another name for yours")
+
+    def seen(self, session: str, owner: str = "") -> Client:
+        """The client of that name, heard of now, from ``owner``.
+
+        Raises PeerError when it is somebody else's and OverloadedError when there are too many.
+        """
+        self.check(session, owner)
         now = time.monotonic_ns()
         client = self._clients.pop(session, None)
         if client is None:
@@ -52,7 +66,7 @@ class Clients:
                 raise OverloadedError(
                     f"{len(self._clients)} clients are being served already; come back when one has gone"
                 )
-            client = Client(session)
+            client = Client(session, owner)
         client.seen_ns = now
         self._clients[session] = client  # at the end: the table is in order of last sight
         return client

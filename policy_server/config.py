@@ -46,6 +46,9 @@ class ServerConfig(AccessConfig):
     )
     max_resident: int = Field(default=3, ge=2, le=16, description="bundles kept in memory")
     max_waiting: int = Field(default=32, ge=1, le=1024, description="requests waiting for their turn")
+    max_waiting_mib: int = Field(
+        default=256, ge=1, le=16384, description="of requests waiting or being computed, their JPEGs decoded"
+    )
     max_clients: int = Field(default=64, ge=1, le=1024, description="sessions known at a time")
     max_in_flight: int = Field(
         default=4, ge=1, le=64, description="requests of one session, waiting or being computed"
@@ -123,6 +126,15 @@ class ServerConfig(AccessConfig):
     def _priority_needs_processes(self) -> Self:
         if self.priority and self.isolation == "thread":
             raise ValueError('priority needs isolation = "process": a load must not share it')
+        return self
+
+    @model_validator(mode="after")
+    def _one_request_fits(self) -> Self:
+        if self.max_waiting_mib < self.max_message_mib:
+            raise ValueError(
+                f"max_waiting_mib = {self.max_waiting_mib} has no room for one message of "
+                f"max_message_mib = {self.max_message_mib}"
+            )
         return self
 
     @model_validator(mode="after")

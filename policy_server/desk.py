@@ -18,6 +18,7 @@ from policy_server.errors import (
     LaneError,
     NothingServingError,
     OverloadedError,
+    PeerError,
     RequestError,
     ServerError,
 )
@@ -25,11 +26,14 @@ from policy_server.inference import Counters, InferenceWorker
 from policy_server.lanes import Lanes
 from policy_server.slots import BundleSlots
 from policy_server.spec import Inputs, IOSpec, check_request, check_session
+from protos.access.call import REQUEST_BYTES, caller_name
 from protos.codec import encode_tensor
 from protos.ratchet.v1 import common_pb2
 from protos.ratchet.v1 import policy_pb2 as pb
 
 _DECODERS = 2
+_MIB = 2**20
+_BESIDE_PICTURES = 65_536  # joints, names, headers of pictures
 
 
 class RequestDesk:
@@ -49,6 +53,7 @@ class RequestDesk:
         self._lanes = lanes
         self._worker = worker
         self.answered = Answered()
+        self._held_bytes = 0
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decoder")
 
     def close(self) -> None:
@@ -62,22 +67,23 @@ class RequestDesk:
 
         ``peer`` stands in for a session without a name. Raises a ServerError, and counts what happened.
         """
-        counters = self._worker.counters
+        counters, owner = self._worker.counters, caller_name()
         with _counted(counters, None):
             check_session(request.session)
             deadline_ns = self._deadline(request, remaining_s)
-            client = self._clients.seen(request.session or peer)
+            client = self._clients.seen(request.session or peer, owner)
         with _counted(counters, client), self._in_flight(client):
             serving = self._slots.serving
             if serving is None:
                 raise NothingServingError("no bundle is loaded; load one")
-            inputs = await self._check(request, serving.slot.spec)
-            client.shared += len(request.frames)
-            client.sent += len(request.images)
-            answer = await self._worker.infer(client, inputs, deadline_ns)
+            with self._held(_weight(request, serving.slot.spec)):
+                inputs = await self._check(request, serving.slot.spec)
+                client.shared += len(request.frames)
+                client.sent += len(request.images)
+                answer = await self._worker.infer(client, inputs, deadline_ns)
         counters.answered(answer.exec_ms)
         client.served += 1
-        self.answered.note(client.session, answer.version, answer.epoch)
+        self.answered.note((owner, client.session), answer.version, answer.epoch)
         return _response(request, answer)
 
     def _deadline(self, request: pb.InferRequest, remaining_s: float | None) -> int:
@@ -106,6 +112,21 @@ class RequestDesk:
         finally:
             client.in_flight -= 1
 
+    @contextmanager
+    def _held(self, size: int) -> Iterator[None]:
+        """Count bytes for as long as their request waits or is computed."""
+        most = self._config.max_waiting_mib
+        if self._held_bytes + size > most * _MIB:
+            raise OverloadedError(
+                f"requests of {self._held_bytes / _MIB:.1f} MiB are waiting, at most {most} MiB may "
+                "(max_waiting_mib); ask again when one is answered"
+            )
+        self._held_bytes += size
+        try:
+            yield
+        finally:
+            self._held_bytes -= size
+
     async def _check(self, request: pb.InferRequest, spec: IOSpec) -> Inputs:
         check = partial(check_request, request, spec, partial(self._lanes.picture, request.lane))
         if any(image.encoding == common_pb2.IMAGE_ENCODING_JPEG for image in request.images):
@@ -124,7 +145,7 @@ def _counted(counters: Counters, client: Client | None) -> Iterator[None]:
         for tally in tallies:
             tally.dropped += 1
         raise
-    except (RequestError, OverloadedError, LaneError):
+    except (RequestError, OverloadedError, LaneError, PeerError):
         for tally in tallies:
             tally.refused += 1
         raise
@@ -132,6 +153,19 @@ def _counted(counters: Counters, client: Client | None) -> Iterator[None]:
         for tally in tallies:
             tally.failed += 1
         raise
+
+
+def _weight(request: pb.InferRequest, spec: IOSpec) -> int:
+    """Bytes that a request holds until it is answered: as it came, and what its JPEGs are decoded to.
+
+    Raises RequestError for one that is far larger than what the policy looks at.
+    """
+    sizes = {camera.name: camera.height * camera.width * 3 for camera in spec.cameras}
+    came, most = REQUEST_BYTES.get(), 2 * sum(sizes.values()) + _BESIDE_PICTURES
+    if came > most:
+        raise RequestError(f"the request has {came} bytes; this policy's cameras need at most {most}")
+    jpegs = (image for image in request.images if image.encoding == common_pb2.IMAGE_ENCODING_JPEG)
+    return came + sum(sizes.get(image.camera, 0) for image in jpegs)
 
 
 def refusal(request: pb.InferRequest, error: ServerError) -> pb.InferResponse:

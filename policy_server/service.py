@@ -33,6 +33,7 @@ from policy_server.slots import BundleSlots, Serving
 from policy_server.spec import check_report, check_session, is_usual
 from policy_server.status import describe
 from policy_server.streams import in_order
+from protos.access.call import caller_name
 from protos.ratchet.v1 import policy_pb2 as pb
 from protos.ratchet.v1 import policy_pb2_grpc
 
@@ -102,7 +103,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
 
         async def answer(request: pb.InferRequest) -> pb.InferResponse:
             try:
-                return await self._desk.answer(request, None, peer)
+                return await self._desk.answer(request, context.time_remaining(), peer)
             except ServerError as error:
                 return refusal(request, error)
 
@@ -160,15 +161,16 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         return shadow_report(deployment.shadows.report())
 
     async def Report(self, request: pb.ReportRequest, context: Context) -> pb.ReportResponse:
-        deployment = self.deployment
+        deployment, session = self.deployment, request.session or context.peer()
         try:
             check_report(request)
+            self.clients.check(session, caller_name())
             if not deployment.knows(request.version):
                 raise UnknownVersionError(f"bundle {request.version!r} has not been here; it is not counted")
         except ServerError as error:
             await _refuse(context, error)
         flags = tuple(request.flags)
-        drove = self._desk.answered.has(request.session or context.peer(), request.version, request.epoch)
+        drove = self._desk.answered.has((caller_name(), session), request.version, request.epoch)
         counted = drove and not request.mixed and request.episode not in deployment.standing.reported
         verdict = ""
         if counted:
@@ -206,6 +208,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
 
     def _open_lane(self, session: str, peer: str) -> AbstractContextManager[Lane]:
         check_session(session)
+        self.clients.seen(session or peer, caller_name())
         serving = self.slots.serving
         if serving is None:
             raise NothingServingError("no bundle is loaded; load one")

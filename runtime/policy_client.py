@@ -304,7 +304,7 @@ class PolicyClient:
                 features = decode_tensor(response.features, "features", np.float32, (None,), MAX_FEATURES)
         except CodecError as error:
             raise PolicyReplyError(f"the policy server's answer is unusable: {error}") from error
-        if not np.isfinite(actions).all():
+        if not np.isfinite(actions).all() or (features is not None and not np.isfinite(features).all()):
             raise PolicyReplyError(f"bundle {response.version} gave a NaN or an infinity", "roll it back")
         return ActionChunk(
             actions=actions,

@@ -12,9 +12,10 @@ import pytest
 import tiny
 from test_policy_service import Code, hold, refusal
 
+from policies.config import CameraShape
 from policies.session import ChunkResult
 from policy_server.costs import BatchCosts
-from protos.codec import decode_tensor
+from protos.codec import decode_tensor, encode_image
 from protos.ratchet.v1 import policy_pb2 as pb
 
 
@@ -96,6 +97,57 @@ async def test_one_bad_picture_or_answer_in_a_batch_costs_the_others_nothing(pla
         failed = [o for o in outcomes if isinstance(o, grpc.aio.AioRpcError)]
         assert len(failed) == 1
         assert failed[0].code() is Code.INTERNAL
+
+
+async def test_features_that_are_not_finite_are_refused_as_actions_are(place, running):
+    async with running(place.config(bundle=place.bundle("a").path)) as run:
+        held = hold(run.server)
+        features = np.zeros((1, 6), np.float32)
+        features[0, 3] = np.inf
+        held.answer = ChunkResult(np.zeros((1, tiny.CHUNK, 6), np.float32), features)
+        code, details = await refusal(run.stub.Infer(of("arm"), timeout=5))
+        assert code is Code.INTERNAL
+        assert "NaN or an infinity" in details
+
+
+async def test_the_bytes_of_what_waits_are_bounded(place, running):
+    cameras = tuple(CameraShape(name=c.name, height=256, width=256) for c in tiny.CAMERAS)
+    image = np.zeros((256, 256, 3), np.uint8)
+
+    def large(session: str, jpeg: bool = False) -> pb.InferRequest:
+        request = of(session)
+        quality = 90 if jpeg else None
+        request.images[0].CopyFrom(encode_image("front", image, jpeg_quality=quality))
+        request.images[1].CopyFrom(encode_image("wrist", image, jpeg_quality=quality))
+        return request
+
+    config = place.config(
+        bundle=place.bundle("large", cameras=cameras).path, max_message_mib=1, max_waiting_mib=1
+    )
+    async with running(config) as run:
+        held = hold(run.server)
+        held.release.clear()
+        go = asyncio.Event()
+        first = run.stub.InferStream(stream([large("a")], go), timeout=20)
+        second = asyncio.ensure_future(run.stub.Infer(large("b"), timeout=20))
+        await until(run, 2)
+        for jpeg in (False, True):  # however small one is as it comes
+            code, details = await refusal(run.stub.Infer(large("c", jpeg), timeout=5))
+            assert code is Code.RESOURCE_EXHAUSTED
+            assert "at most 1 MiB" in details
+            assert "max_waiting_mib" in details
+        status = await run.stub.Status(pb.StatusRequest(), timeout=5)
+        assert (status.refused, status.waiting) == (2, 1)
+        held.release.set()
+        assert (await first.read()).status == 0
+        await second
+        go.set()
+        assert (await run.stub.Infer(large("c"), timeout=5)).status == 0, "they are gone again"
+        padded = large("c")
+        padded.images[0].data += bytes(800_000 - len(padded.images[0].data))
+        code, details = await refusal(run.stub.Infer(padded, timeout=5))
+        assert code is Code.INVALID_ARGUMENT
+        assert "cameras need at most" in details
 
 
 async def test_what_waits_past_its_deadline_is_never_computed(place, running):
