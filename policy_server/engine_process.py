@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import mmap
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +28,10 @@ from policies.manifest import Manifest
 from policies.session import ChunkResult, Floats, Pixels, PolicySession, check_inputs
 from policy_server.config import Backend, ServerConfig
 from policy_server.engine_wire import MAX_BATCH, Exchange, Message, exchange_bytes, receive, send
+from policy_server.hanging import FIRST_LOOK_S, LIMIT_S, LOOK_S, Patience, look_at
 
 _OPEN_S = 120.0
 _LOAD_S = 600.0  # torch.compile, on a small machine that is busy
-_INFER_S = 10.0
 _IDLE_S = 600.0  # spare time may be rare
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _ENDED: list[subprocess.Popen[bytes]] = []  # killed, not yet waited for
@@ -65,6 +67,7 @@ class EngineProcess:
                 stdin=subprocess.DEVNULL,
             )
         self._socket = mine
+        self._threads = 1
         # By reference counting: an inference that runs on an evicted bundle still ends in peace.
         self._finalizer = weakref.finalize(self, _end, self._process, mine)
 
@@ -105,25 +108,49 @@ class EngineProcess:
                 "max_batch": min(config.max_batch, MAX_BATCH),
             }
             reply = self.ask(request, _LOAD_S, fd)
+            self._threads = config.threads
             exchange = Exchange(fd, opened.manifest)
         finally:
             os.close(fd)
         return ProcessSession(self, exchange, opened, reply["precision"]), reply
 
-    def ask(self, request: Message, limit_s: float, fd: int | None = None) -> Message:
-        """One request, one answer. Raises PolicyError: refused; EngineError: gone, silent or failed."""
+    def ask(
+        self, request: Message, limit_s: float, fd: int | None = None, expected_s: float | None = None
+    ) -> Message:
+        """One request, one answer, within ``limit_s``; one that is expected in ``expected_s`` sooner, if
+        the process hangs. Raises PolicyError: refused; EngineError: gone, silent or failed."""
         try:
             self._socket.settimeout(limit_s)
             send(self._socket, request, fd)
+            reason = None if expected_s is None else self._hangs(expected_s)
+            if reason is not None:
+                raise self._ended(reason)
             reply, _ = receive(self._socket)
         except TimeoutError:
-            self.close()
-            raise EngineError(f"the engine did not answer within {limit_s:.0f} s and was ended") from None
+            raise self._ended(f"did not answer within {limit_s:.0f} s") from None
         except (EOFError, OSError):
             raise EngineError(f"the engine process ended ({self._ending()})") from None
         if "error" in reply:
             raise (PolicyError if reply["policy"] else EngineError)(reply["error"])
         return reply
+
+    def _hangs(self, expected_s: float) -> str | None:
+        """Wait for an answer, or for the end of the process; returns why it would be in vain, else None."""
+        begin = time.monotonic()
+        answer = select.poll()
+        answer.register(self._socket, select.POLLIN)
+        if answer.poll(FIRST_LOOK_S * 1e3):
+            return None
+        patience = Patience(partial(look_at, self.pid), expected_s, self._threads)
+        while not answer.poll(LOOK_S * 1e3):
+            reason = patience.reason(time.monotonic() - begin)
+            if reason is not None:
+                return reason
+        return None
+
+    def _ended(self, reason: str) -> EngineError:
+        self.close()
+        return EngineError(f"the engine {reason} and was ended")
 
     def _ending(self) -> str:
         try:
@@ -166,9 +193,14 @@ class ProcessSession(PolicySession):
         with self._lock:
             yield exchange.state[:batch], {name: place[:batch] for name, place in exchange.images.items()}
 
-    def run(self, batch: int, idle: bool = False) -> ChunkResult:
-        """Run what is `staged`. Raises EngineError when the process is gone."""
-        self._engine.ask({"op": "infer", "batch": batch, "idle": idle}, _IDLE_S if idle else _INFER_S)
+    def run(self, batch: int, idle: bool = False, expected_s: float = 0.0) -> ChunkResult:
+        """Run what is `staged`; ``expected_s`` is what it usually takes. Raises EngineError when the
+        process is gone or hangs."""
+        request: Message = {"op": "infer", "batch": batch, "idle": idle}
+        if idle:  # it may stand still for long
+            self._engine.ask(request, _IDLE_S)
+        else:
+            self._engine.ask(request, LIMIT_S, expected_s=expected_s)
         return ChunkResult(_own(self._exchange.actions[:batch]), _own(self._exchange.features[:batch]))
 
     @property

@@ -121,7 +121,10 @@ class InferenceWorker:
             _settle(excess, OverloadedError(waiting))
         self._next()
         try:
-            return await future
+            async with asyncio.timeout(max(deadline_ns - time.monotonic_ns(), 0) / 1e9):
+                return await future
+        except TimeoutError:
+            raise ExpiredError(_late(job in self._running)) from None
         finally:
             self._schedule.remove(job)  # given up, maybe
 
@@ -225,6 +228,12 @@ class InferenceWorker:
         linger, self._linger = self._linger, None
         if linger is not None:
             linger.cancel()
+
+
+def _late(running: bool) -> str:
+    if running:
+        return "the deadline passed while the request was computed"
+    return "the deadline passed before the request's turn came"
 
 
 def _tell(

@@ -1,0 +1,118 @@
+"""An engine process that stands still is ended and replaced; one that is only slow is not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import tiny
+
+from policy_server.hanging import LIMIT_S, LOOK_S, Patience, Seen, look_at
+from protos.ratchet.v1 import policy_pb2 as pb
+
+Code = grpc.StatusCode
+
+
+def given_up_after(seen: Any, expected_s: float, threads: int = 1) -> tuple[float, str]:
+    """When patience ends, and why, with a process that ``seen(t)`` describes."""
+    now = 0.25
+    patience = Patience(lambda: seen(now), expected_s, threads)
+    while True:
+        now += LOOK_S
+        reason = patience.reason(now)
+        if reason is not None:
+            return now, reason
+
+
+def test_what_stands_still_is_given_up_soon() -> None:
+    after, reason = given_up_after(lambda _: Seen(7.0, False), 0.02)
+    assert after < 1.0
+    assert "stands still" in reason
+    # A slower policy, maybe on a GPU, during which the process has nothing to do.
+    after, _ = given_up_after(lambda _: Seen(7.0, False), 0.3)
+    assert 1.2 <= after < 1.5
+
+
+def test_what_waits_for_the_processor_or_gets_little_of_it_is_given_time() -> None:
+    for seen in (lambda _: Seen(7.0, True), lambda t: Seen(0.1 * t, False)):
+        after, reason = given_up_after(seen, 0.02)
+        assert after >= LIMIT_S
+        assert "did not answer within" in reason
+
+
+def test_what_goes_round_in_circles_is_given_up_by_what_it_has_computed() -> None:
+    after, reason = given_up_after(lambda t: Seen(t, True), 0.02)
+    assert 1.5 <= after <= 2.0
+    assert "computed" in reason
+    after, _ = given_up_after(lambda t: Seen(2 * t, True), 0.2, threads=2)
+    assert 4.0 <= after <= 4.5, "a large batch, on two threads"
+
+
+def test_the_kernel_says_who_wants_the_processor() -> None:
+    code = "import sys\nsys.stdin.readline()\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
+        try:
+            _until(lambda: _state(child.pid) == "S")
+            asleep = look_at(child.pid)
+            assert not asleep.wants
+            assert child.stdin is not None
+            child.stdin.write(b"\n")
+            child.stdin.flush()
+            _until(lambda: look_at(child.pid).cpu_s > asleep.cpu_s)
+            assert look_at(child.pid).wants
+            child.send_signal(signal.SIGSTOP)
+            _until(lambda: not look_at(child.pid).wants)
+        finally:
+            child.kill()
+    assert look_at(child.pid) == Seen(0.0, False)
+
+
+async def test_a_stopped_engine_is_replaced_and_its_requests_end_at_their_deadlines(place, running) -> None:
+    bundle = place.bundle("a")
+    async with running(place.config(bundle=bundle.path, isolation="process")) as run:
+        await run.stub.Infer(tiny.make_request(1), timeout=20)
+        pid = (await run.stub.Status(pb.StatusRequest(), timeout=5)).slots[0].pid
+        os.kill(pid, signal.SIGSTOP)
+        begin = time.monotonic()
+        stream = run.stub.InferStream(timeout=30)
+        request = tiny.make_request(2, session="stream")
+        request.deadline_ms = 200
+        await stream.write(request)
+        late = await stream.read()
+        assert late.status == Code.DEADLINE_EXCEEDED.value[0]
+        assert "while the request was computed" in late.reason
+        stream.cancel()
+        await asyncio.to_thread(_until, lambda: _state(pid) in ("", "Z"))
+        assert time.monotonic() - begin < 6.0, "far less than the limit for whatever may be at work"
+        while True:
+            try:
+                reply = await run.stub.Infer(tiny.make_request(4), timeout=30)
+                break
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.05)
+        now = await run.stub.Status(pb.StatusRequest(), timeout=5)
+        assert reply.version == bundle.version
+        assert now.slots[0].pid != pid
+        assert [event.kind for event in now.events] == ["revived"]
+
+
+def _state(pid: int) -> str:
+    """As proc_pid_stat(5) has it; "" for a process that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _until(condition: Any) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
