@@ -25,15 +25,22 @@ def test_the_shares_make_a_whole() -> None:
     assert sum(share for _, share in CONNECTIONS.values()) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("tls", [False, True])
 def test_honest_requests_are_answered_among_hostile_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
 ) -> None:
     key = KeyPair.generate()
     write_public(key.public, tmp_path / "trust")
     bundle = tiny.make_bundle(tmp_path / "bundle", key, cameras=CAMERAS)
     monkeypatch.setattr(hostile, "export_untrained", lambda *_: Served(bundle.path, tmp_path / "trust"))
     monkeypatch.setattr(hostile, "SETTLE_S", 0.2)
-    found = figures(hostile.command, "--requests", 100)
+    found = figures(hostile.command, "--requests", 100, *(["--tls"] if tls else []))
+    assert found["tls"] is tls
+    assert found["strangers_let_in"] == 0
+    if tls:  # one of them is told what its role does not include, the other one nothing
+        assert found["statuses"]["PERMISSION_DENIED"] > 10
+        assert found["statuses"]["SHUT_OUT"] > 30
+        assert "UNAVAILABLE" not in found["statuses"]
     assert found["serving"]
     assert found["honest_requests"] >= 2
     assert (found["honest_failed"], found["honest_failures"]) == (0, [])

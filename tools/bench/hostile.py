@@ -6,6 +6,7 @@ import asyncio
 import collections
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,13 +21,16 @@ import click
 import grpc.aio
 
 from policies.config import act_small
-from protos.access.tls import open_channel
+from protos.access.roles import Role
+from protos.access.tls import Identity, identity_in, open_channel
 from protos.ratchet.v1 import policy_pb2 as pb
 from protos.ratchet.v1 import policy_pb2_grpc
+from tools.authority import Authority
 from tools.bench.act_bundle import export_untrained
 from tools.bench.common import quantile, show
 from tools.bench.memory import held_mb, open_descriptors
 from tools.children import Child
+from tools.hostile.attack import LET_IN
 from tools.hostile.messages import sound
 from tools.options import json_flag
 from tools.ports import free_port, listens
@@ -59,54 +63,75 @@ class Attacked:
     seconds: float
 
 
-@click.command(epilog="\b\nExample:\n  ratchet bench hostile --requests 100000 --json")
+@dataclass(frozen=True)
+class Site:
+    """The server's arguments, and the identities of the honest client and of each attacker, as folders."""
+
+    arguments: list[str]
+    honest: Path | None
+    attackers: list[Path | None]
+
+
+@click.command(
+    epilog="\b\nExamples:\n  ratchet bench hostile --requests 100000 --json\n"
+    "  ratchet bench hostile --tls --requests 20000"
+)
 @click.option("--requests", type=click.IntRange(100, 10_000_000), default=100_000, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--tls",
+    is_flag=True,
+    help="Through mutual TLS: one attacker with a certificate that may only look, one with none.",
+)
 @json_flag
-def command(requests: int, seed: int, as_json: bool) -> None:
+def command(requests: int, seed: int, tls: bool, as_json: bool) -> None:
     """Send a policy server what nobody should, while an honest client asks ten times a second.
 
     Random bytes, flipped bits, wrong shapes, huge tensors, false pictures and memory references, paths
     from anywhere; garbage below HTTP/2, half-open connections and streams, slow readers, resets, floods.
     """
     with tempfile.TemporaryDirectory(prefix="ratchet-hostile-") as folder:
-        show(asyncio.run(_measure(Path(folder), requests, seed)), as_json)
+        show(asyncio.run(_measure(Path(folder), requests, seed, tls)), as_json)
 
 
-async def _measure(folder: Path, requests: int, seed: int) -> dict[str, Any]:
+async def _measure(folder: Path, requests: int, seed: int, tls: bool) -> dict[str, Any]:
     served = await asyncio.to_thread(export_untrained, folder, act_small())
     port = free_port()
     address = f"127.0.0.1:{port}"
-    arguments = ["policy_server", "--address", address, "--plaintext", "--die-with-parent", "--log", "error"]
-    arguments += ["--bundle", str(served.bundle), "--trust", str(served.trust)]
+    site = _encrypted(folder) if tls else Site(["--plaintext"], None, [None] * ATTACKERS)
+    arguments = ["policy_server", "--address", address, "--die-with-parent", "--log", "error"]
+    arguments += ["--bundle", str(served.bundle), "--trust", str(served.trust), *site.arguments]
     server = Child("policy server", arguments, folder / "server.log")
     try:
         await asyncio.to_thread(server.wait_until, lambda: listens(port))
         pid = server.process.pid
         honest = Honest()
-        async with _asking(address, honest):
+        async with _asking(address, site.honest, honest):
             # A tenth of it first: until arenas and caches have their size.
-            await _attack(port, max(100, requests // 10), seed + 1000)
+            await _attack(port, site.attackers, max(100, requests // 10), seed + 1000)
             await asyncio.sleep(SETTLE_S)
             before, peak, files = held_mb(pid), 0.0, open_descriptors(pid)
-            attack = asyncio.create_task(_attack(port, requests, seed))
+            attack = asyncio.create_task(_attack(port, site.attackers, requests, seed))
             while not attack.done():
                 peak = max(peak, held_mb(pid))
                 await asyncio.wait([attack], timeout=0.2)
             sent = attack.result()
             await asyncio.sleep(SETTLE_S)
             after, files_after = held_mb(pid), open_descriptors(pid)
-        state = await _state(address)
+        state = await _state(address, site.honest)
         tracebacks = server.log.read_text(errors="replace").count("Traceback")
     finally:
         server.stop()
-    growth = after - before
+    growth, let_in = after - before, sent.statuses.get(LET_IN, 0)
+    sound_still = state["serving"] and not tracebacks and not let_in
     return {
+        "tls": tls,
         "requests": sum(sent.kinds.values()),
         "seconds": round(sent.seconds, 1),
         "kinds": dict(sorted(sent.kinds.items())),
         "given_up": sent.given_up,
         "statuses": dict(sorted(sent.statuses.items())),
+        "strangers_let_in": let_in,
         "serving": state["serving"],
         "tracebacks": tracebacks,
         "sessions_left": state["clients"],
@@ -122,22 +147,46 @@ async def _measure(folder: Path, requests: int, seed: int) -> dict[str, Any]:
         "rss_mb_peak": round(peak, 1),
         "rss_mb_after": round(after, 1),
         "rss_growth_mb": round(growth, 1),
-        "budget": {"honest_failed": 0, "tracebacks": 0, "rss_growth_mb": GROWTH_BUDGET_MB},
-        "held": state["serving"] and not honest.failed and not tracebacks and growth < GROWTH_BUDGET_MB,
+        "budget": {
+            "honest_failed": 0,
+            "tracebacks": 0,
+            "strangers_let_in": 0,
+            "rss_growth_mb": GROWTH_BUDGET_MB,
+        },
+        "held": sound_still and not honest.failed and growth < GROWTH_BUDGET_MB,
     }
 
 
-async def _attack(port: int, requests: int, seed: int) -> Attacked:
-    """Two attackers at once: what they sent, what they were told, and how long it took."""
+def _encrypted(folder: Path) -> Site:
+    """A temporary authority: the server's files, a client that may drive, one that may look, a stranger."""
+    authority, _ = Authority.ensure(folder / "authority")
+    server, honest, look, stranger = (folder / name for name in ("tls", "honest", "look", "stranger"))
+    authority.server(server, ["127.0.0.1"])
+    authority.client(honest, "honest", Role.DRIVE)
+    authority.client(look, "curious", Role.LOOK)
+    stranger.mkdir()
+    shutil.copy(look / "ca.pem", stranger)
+    files = {"certificate": "server.pem", "key": "server.key", "ca": "ca.pem"}
+    config = folder / "server.toml"
+    # JSON's strings are TOML's.
+    lines = [f"{key} = {json.dumps(str(server / name))}\n" for key, name in files.items()]
+    config.write_text("[tls]\n" + "".join(lines))
+    return Site(["--config", str(config)], honest, [look, stranger])
+
+
+async def _attack(port: int, attackers: list[Path | None], requests: int, seed: int) -> Attacked:
+    """All attackers at once: what they sent, what they were told, and how long it took."""
     began = time.monotonic()
-    share = -(-requests // ATTACKERS)
-    with bar("hostile requests", ATTACKERS * share) as update:
-        done = [0] * ATTACKERS
+    share = -(-requests // len(attackers))
+    with bar("hostile requests", len(attackers) * share) as update:
+        done = [0] * len(attackers)
 
         async def one(index: int) -> dict[str, Any]:
+            identity = attackers[index]
+            who = [] if identity is None else ["--identity", str(identity)]
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "tools.hostile.attack", "127.0.0.1", str(port),
-                "--count", str(share), "--seed", str(seed + index),
+                "--count", str(share), "--seed", str(seed + index), *who,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )  # fmt: skip
             assert process.stderr is not None
@@ -148,7 +197,7 @@ async def _attack(port: int, requests: int, seed: int) -> Attacked:
                     update(sum(done))
             return json.loads(await process.stdout.read())
 
-        reports = await asyncio.gather(*(one(index) for index in range(ATTACKERS)))
+        reports = await asyncio.gather(*(one(index) for index in range(len(attackers))))
     kinds: collections.Counter[str] = collections.Counter()
     statuses: collections.Counter[str] = collections.Counter()
     given_up = 0
@@ -160,13 +209,13 @@ async def _attack(port: int, requests: int, seed: int) -> Attacked:
 
 
 @contextlib.asynccontextmanager
-async def _asking(address: str, honest: Honest) -> AsyncIterator[None]:
+async def _asking(address: str, identity: Path | None, honest: Honest) -> AsyncIterator[None]:
     """An honest client at work for as long as the block lasts."""
     request = sound(Random(7))
     request.session = "honest"
 
     async def ask() -> None:
-        async with open_channel(address, None) as channel:
+        async with open_channel(address, _shown(identity)) as channel:
             stub = policy_pb2_grpc.PolicyServiceStub(channel)
             while True:
                 begin = time.monotonic()
@@ -187,8 +236,12 @@ async def _asking(address: str, honest: Honest) -> AsyncIterator[None]:
             await task
 
 
-async def _state(address: str) -> dict[str, Any]:
-    async with open_channel(address, None) as channel:
+def _shown(identity: Path | None) -> Identity | None:
+    return None if identity is None else identity_in(identity)
+
+
+async def _state(address: str, identity: Path | None) -> dict[str, Any]:
+    async with open_channel(address, _shown(identity)) as channel:
         stub = policy_pb2_grpc.PolicyServiceStub(channel)
         try:
             status = await stub.Status(pb.StatusRequest(), timeout=10)

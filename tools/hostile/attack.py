@@ -10,12 +10,14 @@ import json
 import random
 import sys
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 import grpc
 
-from tools.hostile.connections import CONNECTIONS
+from tools.hostile.connections import CONNECTIONS, knock
 from tools.hostile.messages import MESSAGES, PREFIX, Call, sound
+from tools.hostile.target import Target
 
 T = TypeVar("T")
 
@@ -26,14 +28,16 @@ _METADATA_BYTES = 6000
 _CONNECTION_SHARE = 0.05
 _STREAM_SHARE = 0.02
 _CHUNK = 500
-_OPTIONS = (("grpc.max_send_message_length", 64 * 2**20), ("grpc.use_local_subchannel_pool", 1))
+
+#: What became of a call without the certificate that the server demands.
+LET_IN, SHUT_OUT = "LET_IN", "SHUT_OUT"
 
 
 class Attack:
-    """``count`` requests to ``host:port``; ``kinds`` and ``statuses`` count what was sent and what came."""
+    """``count`` requests to ``target``; ``kinds`` and ``statuses`` count what was sent and what came."""
 
-    def __init__(self, host: str, port: int, count: int, seed: int) -> None:
-        self.host, self.port, self.count = host, port, count
+    def __init__(self, target: Target, count: int, seed: int) -> None:
+        self.target, self.count = target, count
         self.rng = random.Random(seed)
         self.base = sound(self.rng)
         self.kinds: collections.Counter[str] = collections.Counter()
@@ -42,29 +46,40 @@ class Attack:
 
     async def run(self) -> None:
         """All of them, at most 48 at once; a line of progress now and then."""
-        done = 0
-        async with grpc.aio.insecure_channel(f"{self.host}:{self.port}", options=_OPTIONS) as channel:
-            while done < self.count:
-                chunk = min(_CHUNK, self.count - done)
-                gate = asyncio.Semaphore(_AT_ONCE)
-                await asyncio.gather(*(self._one(channel, gate) for _ in range(chunk)))
-                done += chunk
-                sys.stderr.write(f"{done}\n")
-                sys.stderr.flush()
+        if not self.target.invited:
+            await self._all(None)
+            return
+        async with self.target.channel() as channel:
+            await self._all(channel)
 
-    async def _one(self, channel: grpc.aio.Channel, gate: asyncio.Semaphore) -> None:
+    async def _all(self, channel: grpc.aio.Channel | None) -> None:
+        done = 0
+        while done < self.count:
+            chunk = min(_CHUNK, self.count - done)
+            gate = asyncio.Semaphore(_AT_ONCE)
+            await asyncio.gather(*(self._one(channel, gate) for _ in range(chunk)))
+            done += chunk
+            sys.stderr.write(f"{done}\n")
+            sys.stderr.flush()
+
+    async def _one(self, channel: grpc.aio.Channel | None, gate: asyncio.Semaphore) -> None:
         async with gate:
             draw = self.rng.random()
             if draw < _CONNECTION_SHARE:
                 kind, action = _choose(self.rng, CONNECTIONS)
                 self.kinds[kind] += 1
-                await action(self.host, self.port, random.Random(self.rng.random()))
-            elif draw < _CONNECTION_SHARE + _STREAM_SHARE:
+                await action(self.target, random.Random(self.rng.random()))
+            elif channel is not None and draw < _CONNECTION_SHARE + _STREAM_SHARE:
                 await self._stream(channel)
             else:
                 kind, make = _choose(self.rng, MESSAGES)
                 self.kinds[kind] += 1
-                await self._call(channel, make(self.rng, self.base))
+                call = make(self.rng, self.base)
+                if channel is None:
+                    inside = await knock(self.target, random.Random(self.rng.random()), *call)
+                    self.statuses[LET_IN if inside else SHUT_OUT] += 1
+                else:
+                    await self._call(channel, call)
 
     async def _call(self, channel: grpc.aio.Channel, call: Call) -> None:
         method, data = call
@@ -106,8 +121,10 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--identity", type=Path, help="folder with ca.pem, and client.pem if there is one")
     options = parser.parse_args()
-    attack = Attack(options.host, options.port, options.count, options.seed)
+    target = Target(options.host, options.port, options.identity)
+    attack = Attack(target, options.count, options.seed)
     asyncio.run(attack.run())
     print(json.dumps({"kinds": attack.kinds, "statuses": attack.statuses, "given_up": attack.given_up}))
 
