@@ -81,6 +81,10 @@ def _features(response: pb.InferResponse) -> None:
     response.features.dtype = 3
 
 
+def _infinite(response: pb.InferResponse) -> None:
+    response.features.CopyFrom(encode_tensor(np.full(4, np.inf, dtype=np.float32)))
+
+
 def _tick(response: pb.InferResponse) -> None:
     response.tick += 1
 
@@ -89,7 +93,7 @@ def _id(response: pb.InferResponse) -> None:
     response.request_id += 1
 
 
-@pytest.mark.parametrize("spoil", [_nan, _joints, _long, _short, _features, _tick, _id])
+@pytest.mark.parametrize("spoil", [_nan, _joints, _long, _short, _features, _infinite, _tick, _id])
 async def test_an_answer_that_cannot_be_trusted_is_not_a_chunk(bench: Bench, spoil: Spoil):
     bench.service.spoil = spoil
     with pytest.raises(PolicyReplyError):
