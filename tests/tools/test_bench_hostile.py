@@ -40,7 +40,6 @@ def test_honest_requests_are_answered_among_hostile_ones(
     if tls:  # one of them is told what its role does not include, the other one nothing
         assert found["statuses"]["PERMISSION_DENIED"] > 10
         assert found["statuses"]["SHUT_OUT"] > 30
-        assert "UNAVAILABLE" not in found["statuses"]
     assert found["serving"]
     assert found["honest_requests"] >= 2
     assert (found["honest_failed"], found["honest_failures"]) == (0, [])
