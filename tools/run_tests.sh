@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole suite in two parts. First what computes, at idle priority behind commands and drivers; then, with
-# the machine to itself, what needs punctual processes. With arguments it is plain pytest with those.
+# The whole suite in two parts. First what computes, at idle priority behind drivers, runtime and commands;
+# then, with the machine to itself, whole robots. With arguments it is plain pytest with those.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PY="${PY:-.venv/bin/python}"
@@ -10,8 +10,8 @@ if [ $# -gt 0 ]; then
 fi
 
 computing=(tests/episodes tests/policies tests/policy_server tests/learner)
-tolerant=(tests/hal tests/tools/commands tests/test_*.py)
-punctual=(tests/runtime tests/faults tests/tools)
+tolerant=(tests/hal tests/runtime tests/tools/commands tests/test_*.py)
+punctual=(tests/faults tests/tools)
 
 log="$(mktemp)"
 idle=()
@@ -22,14 +22,14 @@ fi
 behind=$!
 trap 'kill "$behind" 2>/dev/null; rm -f "$log"' EXIT
 
-echo "drivers and commands (behind them: ${computing[*]})"
+echo "drivers, runtime and commands (behind them: ${computing[*]})"
 "$PY" -m pytest "${tolerant[@]}"
 front=$?
 echo "what only computes"
 wait "$behind"
 back=$?
 cat "$log"
-echo "what needs punctual processes"
+echo "whole robots"
 "$PY" -m pytest "${punctual[@]}" --ignore=tests/tools/commands
 last=$?
 [ "$front" -eq 0 ] && [ "$back" -eq 0 ] && [ "$last" -eq 0 ]
