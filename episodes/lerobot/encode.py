@@ -18,6 +18,7 @@ from episodes.urgency import urgency_kept
 
 Codec = Literal["av1", "h264"]
 _ENCODERS = {"av1": "libsvtav1", "h264": "libx264"}
+_AGAIN = "see that the disk has space, and run it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,9 @@ class VideoFormat:
         """The encoder's options."""
         common = {"g": str(self.group), "crf": str(self.crf)}
         if self.codec == "av1":
-            return common | {"preset": "12", "svtav1-params": "lp=2"}
+            # One thread a stage: with more, a stage that waits long enough for a core lets a later frame out
+            # in its place (two frames of the file change places, or the encoder hangs). docs/lerobot.md
+            return common | {"preset": "12", "svtav1-params": "lp=1"}
         return common | {"preset": "fast", "bf": "0"}
 
 
@@ -56,12 +59,22 @@ def encode_video(
 ) -> int:
     """Write an mp4 of the pictures (H, W, 3) of one episode after the other; the number of frames.
 
-    Each episode starts with a key frame. Raises StoreError when this FFmpeg has no such encoder.
+    Each episode starts with a key frame. Raises StoreError when this FFmpeg has no such encoder, or cannot
+    write the file, or leaves out a frame or lets them out in another order.
     """
     refuse_unknown(form)
+    try:
+        return _encode(path, fps, form, episodes)
+    except av.error.FFmpegError as error:
+        raise StoreError(f"{path} could not be encoded: {error.strerror}", _AGAIN) from error
+
+
+def _encode(
+    path: Path, fps: int, form: VideoFormat, episodes: Iterable[Iterable[npt.NDArray[np.uint8]]]
+) -> int:
     encoder = _ENCODERS[form.codec]
     os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 writes its settings to stderr for every video
-    count = 0
+    count = muxed = 0
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as out:
         stream: Any = None
         for pictures in episodes:
@@ -80,13 +93,20 @@ def encode_video(
                     frame.pict_type = av.video.frame.PictureType.I
                 first = False
                 count += 1
-                _mux(out, stream.encode(frame))
+                muxed = _mux(out, stream.encode(frame), muxed)
         if stream is not None:
-            _mux(out, stream.encode())
+            muxed = _mux(out, stream.encode(), muxed)
+    if muxed != count:
+        raise StoreError(f"{path} holds {muxed} of {count} frames", _AGAIN)
     return count
 
 
-def _mux(out: Any, packets: Iterable[Any]) -> None:
+def _mux(out: Any, packets: Iterable[Any], muxed: int) -> int:
+    """How many frames the file has now; no encoder here may reorder them."""
     for packet in packets:
+        if packet.pts != muxed:
+            raise StoreError(f"the encoder gave frame {packet.pts} where frame {muxed} was due", _AGAIN)
         packet.duration = max(packet.duration or 0, 1)  # without it the last frame has no length
         out.mux(packet)
+        muxed += 1
+    return muxed
