@@ -7,10 +7,9 @@ travelled, in the motor's own resolution (one tick, 0.0015 rad). It knows no lim
 ``step``          |goal − the goal before it|, rad a servo period (1/240 s), of steps that raise the motor's
                   force: where a write was lost on the way, the next one's step is of two periods (three at
                   most);
-``yielded``       the same of steps that give way: towards where the motor is and not past it by more than it
-                  has moved since the write before, as it moves on between a read and a write (those of more
-                  than ``YIELD_RAD``: by more than that). A large one, as after an e-stop, is no motion: spans
-                  begin anew after it;
+``yielded``       the same of steps that give way: towards where the motor is and not past it (those of more
+                  than ``YIELD_RAD``: not past it by more than that, as the arm moves on between a read and a
+                  write). A large one, as after an e-stop, is no motion: spans begin anew after it;
 ``speed``         |change| / time over the newest span of at least ``WINDOW_NS`` between writes, rad/s. So
                   long a span makes little of the host's jitter: a write late by one 240 Hz period adds at
                   most 8 %;
@@ -276,7 +275,6 @@ def _judge(
     periods = (now_ns - ring_t[(count - 1) % size]) / _PERIOD_NS if count > 0 else 1.0
     share = 1.0 / min(periods, _MOST_PERIODS) if periods > 1.5 else 1.0
     moved = False
-    last = (count - 1) % size
     for i in range(len(goal)):
         ring_goal[row, i], ring_measured[row, i] = goal[i], measured[i]
         if not written[i]:
@@ -287,13 +285,9 @@ def _judge(
         figures[_HIGH, i] = max(figures[_HIGH, i], goal[i])
         figures[_DISTANCE, i] = max(figures[_DISTANCE, i], abs(goal[i] - measured[i]))
         moved |= abs(step) > 0.5 * _TICK_RAD
-        towards = measured[i] - before[i]
-        large = abs(step) > YIELD_RAD
-        since = abs(measured[i] - ring_measured[last, i]) if count > 0 else 0.0
-        slack = YIELD_RAD if large else _TICK_RAD + since
-        if step * towards > 0.0 and abs(step) <= abs(towards) + slack:
+        if _gives_way(step, measured[i] - before[i]):
             figures[_YIELDED, i] = max(figures[_YIELDED, i], abs(step))
-            if large:
+            if abs(step) > YIELD_RAD:
                 begun[i] = count
         else:
             figures[_STEP, i] = max(figures[_STEP, i], share * abs(step))
@@ -308,6 +302,13 @@ def _judge(
                     figures[_ACCELERATION, i], abs(change) / (0.5e-9 * (now_ns - second))
                 )
     return moved
+
+
+@numba.njit(cache=True)
+def _gives_way(step: float, towards: float) -> bool:
+    """Whether a step goes to where the motor is, ``towards`` rad away, and not past it."""
+    slack = YIELD_RAD if abs(step) > YIELD_RAD else _TICK_RAD
+    return step * towards > 0.0 and abs(step) <= abs(towards) + slack
 
 
 @numba.njit(cache=True)
