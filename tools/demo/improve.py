@@ -45,16 +45,13 @@ def live_policy(demo: Demo, sim: SimRobot) -> None:
 
 
 def say_run(demo: Demo, run: live.LiveRun) -> None:
-    """One line on each live episode, and one when the arm had to be enabled again."""
+    """One line on each live episode, and one for each time the arm had to be enabled again."""
     for episode in run.episodes:
         flags = f", flags: {', '.join(episode.flags)}" if episode.flags else ""
         verdict = "done" if episode.success else "not done"
         demo.say(f"live episode {episode.id}: {verdict} after {episode.seconds:.1f} s{flags}")
-    if run.faults:
-        demo.say(
-            f"the machine kept the simulated motors waiting: fault, enabled again, {run.faults} "
-            f"{'time' if run.faults == 1 else 'times'}"
-        )
+    for reason in run.faults:
+        demo.say(f"the arm went into fault ({reason}) and was enabled again")
 
 
 def corrections(demo: Demo) -> None:

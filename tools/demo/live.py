@@ -41,7 +41,7 @@ class LiveRun:
     episodes: list[LiveEpisode] = field(default_factory=list)
     seen: list[tuple[str, int]] = field(default_factory=list)
     loop: dict[str, float] = field(default_factory=dict)
-    faults: int = 0
+    faults: list[str] = field(default_factory=list)
 
     @property
     def versions(self) -> list[str]:
@@ -99,12 +99,12 @@ async def policy(sim: SimRobot, first_seed: int, region: str, enough: Callable[[
 
 
 async def _hold(robot: RobotClient, control: Control, run: LiveRun) -> None:
-    """Hold; an arm in fault (a machine that stood still loses the simulated motors' replies) is enabled
-    again, as the person beside it would, and that is counted."""
-    if (await robot.state()).mode != "fault":
+    """Hold; an arm in fault is enabled again, as the person beside it would, and its reason is kept."""
+    state = await robot.state()
+    if state.mode != "fault":
         await control.set_mode("hold")
         return
-    run.faults += 1
+    run.faults.append(state.reason)
     await asyncio.sleep(_MEND_S)
     await control.enable()
 
