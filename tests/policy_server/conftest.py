@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from policies.bundle import Bundle
 from policies.keys import KeyPair, write_public
 from policy_server.config import ServerConfig
 from policy_server.server import PolicyServer
+from protos.ratchet.v1 import policy_pb2 as pb
 from protos.ratchet.v1 import policy_pb2_grpc
 
 
@@ -56,6 +57,30 @@ class Running:
     server: PolicyServer
     channel: grpc.aio.Channel
     stub: Any
+
+    async def load(self, bundle: Bundle, **over: Any) -> pb.LoadResponse:
+        """Load a bundle and have it serve."""
+        request = pb.LoadRequest(path=str(bundle.path), activate=True, **over)
+        return await self.stub.Load(request, timeout=30)
+
+    async def report(
+        self, version: str, episode: str, failed: bool, *flags: str, drive: bool = True
+    ) -> pb.ReportResponse:
+        """Of a session that what serves has just answered; with ``drive`` off of one that it has not."""
+        if drive:
+            await self.stub.Infer(tiny.make_request(session="r"), timeout=5)
+        request = pb.ReportRequest(session="r", version=version, episode=episode, failed=failed, flags=flags)
+        return await self.stub.Report(request, timeout=5)
+
+    async def status(self) -> pb.StatusResponse:
+        return await self.stub.Status(pb.StatusRequest(), timeout=5)
+
+    @staticmethod
+    async def refusal(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
+        """The error that a call ends with; it must end with one."""
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        return caught.value
 
 
 @pytest.fixture

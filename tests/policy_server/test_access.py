@@ -1,9 +1,9 @@
-"""Who gets into a policy server: certificates, tokens, roles, what was taken back, and how fast."""
+"""Who gets into a policy server: certificates, tokens, roles, what was taken back; and whose a session is."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,9 @@ from policy_server.config import ServerConfig
 from policy_server.gate import METHOD_ROLES
 from policy_server.server import PolicyServer
 from protos.access import tokens
-from protos.access.attempts import FailedAttempts, origin_of
-from protos.access.door import AccessConfig, Doorkeeper, PeopleDoor
-from protos.access.errors import CredentialsError, TooFastError, UnidentifiedError
-from protos.access.limits import RateLimit
+from protos.access.errors import CredentialsError
 from protos.access.roles import Role
-from protos.access.tls import TlsFiles, identity_in, open_channel
+from protos.access.tls import identity_in, open_channel
 from protos.ratchet.v1 import policy_pb2 as pb
 from protos.ratchet.v1 import policy_pb2_grpc
 from tools.authority import Authority
@@ -154,48 +151,6 @@ async def test_one_caller_cannot_take_all_the_calls(site: Site) -> None:
     assert await site.call(site.certificate(Role.LOOK, "ben"), "Status", pb.StatusRequest()) is Status.OK
 
 
-def test_pace_is_kept_for_each_caller_in_bounded_memory() -> None:
-    now = 0.0
-    limit = RateLimit(10.0, 2.0, lambda: now)
-    limit.take("a")
-    limit.take("a")
-    with pytest.raises(TooFastError, match="a calls more than 10 times a second"):
-        limit.take("a")
-    limit.take("b")
-    now = 0.1
-    limit.take("a")
-    for number in range(5000):
-        limit.take(f"caller {number}")
-    assert len(limit._buckets) <= 1024
-
-
-@pytest.mark.parametrize(
-    "text", ["", "rt1", "rt1..", "rt1.e30.AAAA", "rt2.e30." + "A" * 86, "rt1." + "A" * 5000 + "." + "A" * 86]
-)
-def test_what_is_no_token_is_refused(tmp_path: Path, text: str) -> None:
-    authority, _ = Authority.ensure(tmp_path / "a")
-    from protos.access.door import read_token_key
-
-    with pytest.raises(UnidentifiedError):
-        tokens.verify(text, read_token_key(authority.folder / "tokens.pub"), "ratchet")
-
-
-def test_a_token_is_for_one_trust_domain_and_cannot_be_changed(tmp_path: Path) -> None:
-    from protos.access.door import read_token_key
-
-    authority, _ = Authority.ensure(tmp_path / "a")
-    public = read_token_key(authority.folder / "tokens.pub")
-    token = authority.token("anna", Role.LOOK)
-    assert tokens.verify(token.text, public, "ratchet").caller == token.caller
-    with pytest.raises(UnidentifiedError, match="is for ratchet, not for elsewhere"):
-        tokens.verify(token.text, public, "elsewhere")
-    head, body, signature = token.text.split(".")
-    other = authority.token("anna", Role.DEPLOY).text.split(".")[1]
-    with pytest.raises(UnidentifiedError, match="not signed"):
-        tokens.verify(f"{head}.{other}.{signature}", public, "ratchet")
-    assert body != other
-
-
 def test_files_that_cannot_be_used_are_one_line_at_the_start(place: Any, tmp_path: Path) -> None:
     from policy_server.errors import ConfigError
 
@@ -277,75 +232,3 @@ async def test_forged_tokens_are_not_even_verified_after_a_while(site: Site, mon
     # Whoever was known before, and whoever has a certificate, is not shut out by strangers next door.
     assert await site.call(known, "Status", ask, people=True) is Status.OK
     assert await site.call(machine, "Status", ask) is Status.OK
-
-
-class At:
-    """A call as the door sees it."""
-
-    def __init__(self, peer: str, token: str) -> None:
-        self._peer, self._token = peer, token
-
-    def peer(self) -> str:
-        return self._peer
-
-    def auth_context(self) -> Mapping[str, Any]:
-        return {"transport_security_type": [b"ssl"]}
-
-    def invocation_metadata(self) -> Any:
-        return (("authorization", f"Bearer {self._token}"),)
-
-
-def test_failed_attempts_do_not_keep_anybody_from_stopping_an_arm(tmp_path: Path) -> None:
-    authority, _ = Authority.ensure(tmp_path / "a")
-    authority.server(tmp_path / "s", ["127.0.0.1"])
-    folder = tmp_path / "s"
-    tls = TlsFiles(certificate=folder / "server.pem", key=folder / "server.key", ca=folder / "ca.pem")
-    people = PeopleDoor(address="127.0.0.1:1", tokens=folder / "tokens.pub")
-    door = Doorkeeper(AccessConfig(tls=tls, people=people, failures_burst=3), {"/x": Role.LOOK})
-    here, away = "ipv4:10.0.0.1:99", "ipv4:10.0.0.2:99"
-    for _ in range(3):
-        with pytest.raises(UnidentifiedError):
-            door.admit("/x", At(here, "rt1.nonsense"))
-    anna, ben = authority.token("anna", Role.LOOK).text, authority.token("ben", Role.LOOK).text
-    with pytest.raises(TooFastError, match=r"attempts from 10\.0\.0\.1"):
-        door.admit("/x", At(here, anna))
-    assert door.admit("/x", At(here, anna), counted=False).name == "anna"
-    assert door.admit("/x", At(away, ben)).name == "ben"
-
-
-def test_failed_attempts_are_bounded_from_one_origin_and_from_all_in_bounded_memory() -> None:
-    now = 0.0
-    attempts = FailedAttempts(1.0, 2.0, 10.0, lambda: now)
-    for _ in range(2):
-        attempts.failed("a")
-    with pytest.raises(TooFastError, match="from a"):
-        attempts.check("a")
-    attempts.check("b")
-    for number in range(5000):
-        attempts.failed(f"origin {number}")
-    with pytest.raises(TooFastError, match="from strangers"):
-        attempts.check("c")
-    attempts.check("certificate 1f", proven=True)  # answers for itself
-    for _ in range(2):
-        attempts.failed("certificate 1f", proven=True)
-    with pytest.raises(TooFastError, match="certificate 1f"):
-        attempts.check("certificate 1f", proven=True)
-    assert len(attempts._origins._buckets) <= 1024
-    now = 1.0
-    attempts.check("c")
-
-
-@pytest.mark.parametrize(
-    ("peer", "origin"),
-    [
-        ("ipv4:10.0.0.1:5000", "10.0.0.1"),
-        ("ipv6:%5B::1%5D:50", "::/64"),
-        ("ipv6:[2001:db8:1:2:3:4:5:6]:50", "2001:db8:1:2::/64"),
-        ("ipv6:[fe80::1%25eth0]:50", "fe80::/64"),
-        ("ipv6:[::ffff:10.0.0.1]:50", "10.0.0.1"),
-        ("unix:", "unix"),
-        ("nonsense", "nonsense"),
-    ],
-)
-def test_an_origin_is_a_host_whatever_its_port(peer: str, origin: str) -> None:
-    assert origin_of(peer) == origin

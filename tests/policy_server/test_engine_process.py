@@ -19,6 +19,7 @@ from policy_server.claim import can_come_back
 from policy_server.engine_process import EngineProcess
 from protos.codec import decode_tensor
 from protos.ratchet.v1 import policy_pb2 as pb
+from tests.processes import runs
 from tools.bench.swap_bundles import DAMAGES, damaged, nan_when_blinded
 
 Code = grpc.StatusCode
@@ -169,7 +170,7 @@ async def test_swaps_shadow_and_a_killed_engine_under_a_client(place, running):
             await asyncio.sleep(0.05)
         now = await run.stub.Status(pb.StatusRequest(), timeout=5)
         assert [event.kind for event in now.events][-2:] == ["rolled back", "revived"]
-    left = [pid for pid in (*pids.values(), *(slot.pid for slot in now.slots)) if _lives(pid)]
+    left = [pid for pid in (*pids.values(), *(slot.pid for slot in now.slots)) if runs(pid)]
     assert not left
 
 
@@ -220,10 +221,3 @@ async def _ask(stub: Any) -> str | None:
         return (await stub.Infer(tiny.make_request(1), timeout=5)).version
     except grpc.aio.AioRpcError:
         return None
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +15,7 @@ import tiny
 
 from policy_server.hanging import LIMIT_S, LOOK_S, Patience, Seen, look_at
 from protos.ratchet.v1 import policy_pb2 as pb
+from tests.processes import runs, state
 
 Code = grpc.StatusCode
 
@@ -59,7 +59,7 @@ def test_the_kernel_says_who_wants_the_processor() -> None:
     code = "import sys\nsys.stdin.readline()\nwhile True: pass"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
         try:
-            _until(lambda: _state(child.pid) == "S")
+            _until(lambda: state(child.pid) == "S")
             asleep = look_at(child.pid)
             assert not asleep.wants
             assert child.stdin is not None
@@ -89,7 +89,7 @@ async def test_a_stopped_engine_is_replaced_and_its_requests_end_at_their_deadli
         assert late.status == Code.DEADLINE_EXCEEDED.value[0]
         assert "while the request was computed" in late.reason
         stream.cancel()
-        await asyncio.to_thread(_until, lambda: _state(pid) in ("", "Z"))
+        await asyncio.to_thread(_until, lambda: not runs(pid))
         assert time.monotonic() - begin < 6.0, "far less than the limit for whatever may be at work"
         while True:
             try:
@@ -101,14 +101,6 @@ async def test_a_stopped_engine_is_replaced_and_its_requests_end_at_their_deadli
         assert reply.version == bundle.version
         assert now.slots[0].pid != pid
         assert [event.kind for event in now.events] == ["revived"]
-
-
-def _state(pid: int) -> str:
-    """As proc_pid_stat(5) has it; "" for a process that is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
 
 
 def _until(condition: Any) -> None:
