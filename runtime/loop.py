@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 
 RECENT_FLAGS = 32
 TELEOP_FRESH_NS = 200_000_000
-BUS_SILENCE_NS = 100_000_000
 FORGET_TICKS = 18_000  # ten minutes: without episodes the monitors' memory would grow for ever
 
 
@@ -51,7 +50,8 @@ class ControlLoop:
         cameras: Mapping[str, FrameSource],
         policy: ChunkSource,
         recorder: EpisodeRecorder,
-        bus_silence_ns: int = BUS_SILENCE_NS,
+        *,
+        bus_silence_ns: int,
     ) -> None:
         """``bus_silence_ns``: how long the bus process may say nothing; as long as the motors wait for it."""
         self._controller = controller

@@ -22,6 +22,7 @@ from runtime.supervisor import Event
 from runtime.timing import Wake
 
 PERIOD_NS = ControlConfig().period_ns
+BUS_SILENCE_NS = 120_000_000
 
 
 class FakeArm:
@@ -145,7 +146,13 @@ class Bench:
         controller = Controller(ControlConfig(), MonitorBank(MonitorConfig(), None, 180))
         self.camera = FakeCamera()
         self.loop = ControlLoop(
-            controller, self.arm, self.leader, {"front": self.camera}, self.policy, self.recorder
+            controller,
+            self.arm,
+            self.leader,
+            {"front": self.camera},
+            self.policy,
+            self.recorder,
+            bus_silence_ns=BUS_SILENCE_NS,
         )
 
     def tick(self, count: int = 1, *, leader_alive: bool = True, **change: object) -> None:
