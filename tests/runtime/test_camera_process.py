@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -20,16 +20,9 @@ from runtime.camera_handle import CameraHandle, CameraProcessConfig, CameraSet, 
 from runtime.camera_process import FRAME_CAPACITY, STATUS, CameraWorker
 from runtime.errors import CameraProcessError
 from runtime.ring import create_ring, frame_dtype
+from tests.runtime.waiting import until
 
 WIDTH, HEIGHT = 64, 48
-TIMEOUT_S = 20.0
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {TIMEOUT_S:g} s: {what}"
-        time.sleep(0.005)
 
 
 def config(run_dir: Path, source: str = "x") -> CameraProcessConfig:

@@ -23,9 +23,9 @@ from runtime.nouns import Source, Waypoint
 from runtime.ring import RingWriter, create_ring
 from runtime.servo import HoldCause, Phase
 from runtime.streams import NS, SERVO_NS
-from tests.runtime.bus.bus_rig import START, config
+from tests.runtime.bus.bus_rig import START, config, sample_when
+from tests.runtime.waiting import WAIT_S
 
-TIMEOUT_S = 20.0
 LIFE_NS = NS // 4
 
 
@@ -69,13 +69,7 @@ class Pair:
         return self.follower.since(-1 if newest is None else newest.index)
 
     def wait(self, condition: Callable[[BusSample], bool], what: str) -> BusSample:
-        deadline = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < deadline:
-            sample = self.follower.latest()
-            if sample is not None and condition(sample):
-                return sample
-            time.sleep(0.005)
-        pytest.fail(f"not within {TIMEOUT_S:g} s: {what}; last {self.follower.latest()}")
+        return sample_when(self.follower, condition, what)
 
     def stop(self) -> None:
         self.follower.stop(timeout_s=3.0)
@@ -106,10 +100,7 @@ def pair(shared: Pair) -> Pair:
     shared.place(START)
     shared.motors.place(np.full(NUM_JOINTS, START))
     shared.wait(lambda s: abs(s.joints.position[0] - START) < 3e-3, "at its start")
-    deadline = time.monotonic() + TIMEOUT_S
-    while (s := shared.leader.latest()) is None or abs(s.joints.position[0] - START) > 3e-3:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    sample_when(shared.leader, lambda s: abs(s.joints.position[0] - START) < 3e-3, "the leader as well")
     shared.follower.enable()
     shared.wait(lambda s: s.torque and s.phase is Phase.HOLD, "energised")
     shared.seq = 0
@@ -143,7 +134,7 @@ def test_a_leader_that_falls_silent_ends_in_a_hold(pair: Pair) -> None:
     os.kill(pair.leader.pid, signal.SIGKILL)
     last_ns = pair.leader.latest()
     assert last_ns is not None
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + WAIT_S
     while (sample := pair.follower.latest()) is None or sample.phase is not Phase.HOLD:
         pair.word()  # the loop would say so no longer; the follower need not rely on that
         assert time.monotonic() < deadline

@@ -17,10 +17,10 @@ from runtime.bus_handle import BusConfig, BusHandle, BusSample
 from runtime.nouns import Source, Waypoint
 from runtime.realtime import RealtimeConfig
 from runtime.servo import ServoConfig
+from tests.runtime.waiting import WAIT_S, until
 
 START = 0.2
 WATCHDOG_MS = 400  # long enough for a busy test machine, short enough to see
-TIMEOUT_S = 20.0
 SERVO = ServoConfig(ramp_s=0.0, lower_speed=2.0, settle_s=0.0, rest_pose=(0.0,) * 5)
 # The emulator shares a busy machine with the test: its replies may come late, and nobody gets priority.
 PATIENT = ReplyConfig(margin_ms=25.0)
@@ -42,13 +42,7 @@ class Arm:
         return sample
 
     def wait(self, condition: Callable[[BusSample], bool], what: str) -> BusSample:
-        deadline = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < deadline:
-            sample = self.handle.latest()
-            if sample is not None and condition(sample):
-                return sample
-            time.sleep(0.005)
-        pytest.fail(f"not within {TIMEOUT_S:g} s: {what}; last {self.handle.latest()}")
+        return sample_when(self.handle, condition, what)
 
     def command(self, position: float, life_s: float = 1.0) -> None:
         self.seq += 1
@@ -68,6 +62,12 @@ class Arm:
             Waypoint(np.full(6, 1.2), now + 4_000_000_000, now + 2_000_000_000, Source.TELEOP, self.seq)
         )
         self.wait(lambda s: s.joints.position[0] > START + 0.05, "the arm moves")
+
+    def wait_for_watchdog(self) -> None:
+        """Until every motor has stopped by itself because its bus is silent."""
+        until(
+            lambda: all(motor.peek("Bus_Watchdog") == 255 for motor in self.emulator.motors), "the watchdog"
+        )
 
     def still(self) -> bool:
         """The motors' goals no longer change."""
@@ -90,8 +90,12 @@ def config(emulator: ServoEmulator, run_dir: Path, **change: object) -> BusConfi
     return BusConfig.model_validate(fields)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.01)
+def sample_when(handle: BusHandle, condition: Callable[[BusSample], bool], what: str) -> BusSample:
+    """The first sample of ``handle``'s arm that ``condition`` holds for."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        sample = handle.latest()
+        if sample is not None and condition(sample):
+            return sample
+        time.sleep(0.005)
+    pytest.fail(f"not within {WAIT_S:g} s: {what}; last {handle.latest()}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bus_rig import RELAXED, START, Arm, config, until
+from bus_rig import RELAXED, START, Arm, config
 
 from hal.bench.emulator import ServoEmulator
 from hal.bench.first_order import FirstOrderBackend
@@ -21,6 +21,7 @@ from runtime.bus_records import Fault
 from runtime.errors import BusProcessError
 from runtime.nouns import Source, Waypoint
 from runtime.servo import Phase
+from tests.runtime.waiting import until
 
 
 def test_publishes_every_cycle_without_energising(arm: Arm) -> None:
@@ -147,7 +148,7 @@ def test_dies_with_its_parent(tmp_path: Path) -> None:
     child = int(parent.stdout.readline())
     parent.kill()
     parent.wait()
-    until(lambda: not _runs(child))
+    until(lambda: not _runs(child), "the end of the bus process")
 
 
 def _runs(pid: int) -> bool:

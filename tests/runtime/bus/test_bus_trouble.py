@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bus_rig import RELAXED, SERVO, START, TIMEOUT_S, Arm, config, until
+from bus_rig import RELAXED, SERVO, START, Arm, config, sample_when
 
 from hal.bench.emulator import ServoEmulator
 from hal.bench.first_order import FirstOrderBackend
@@ -19,6 +19,7 @@ from runtime.bus_handle import BusConfig, BusHandle, raise_estop
 from runtime.bus_records import Fault
 from runtime.errors import BusProcessError
 from runtime.servo import HoldCause, Phase
+from tests.runtime.waiting import until
 
 
 def test_estop_stops_at_once_latches_and_is_cleared_by_name(arm: Arm) -> None:
@@ -43,7 +44,7 @@ def test_estop_survives_the_bus_process(arm: Arm) -> None:
     arm.wait(lambda s: s.estopped, "the e-stop")
     assert arm.handle.pid is not None
     os.kill(arm.handle.pid, signal.SIGKILL)
-    until(lambda: not arm.handle.alive())
+    until(lambda: not arm.handle.alive(), "its death")
     arm.handle.start()
     arm.wait(lambda s: s.estopped and s.cycles > 1, "latched again")
     with pytest.raises(BusProcessError, match="e-stop"):
@@ -54,7 +55,7 @@ def test_killed_process_leaves_the_motors_stopped_and_is_taken_over(arm: Arm) ->
     arm.enable_and_move()
     assert arm.handle.pid is not None
     os.kill(arm.handle.pid, signal.SIGKILL)
-    until(lambda: all(motor.peek("Bus_Watchdog") == 255 for motor in arm.emulator.motors))
+    arm.wait_for_watchdog()
     assert not arm.handle.alive()
     assert arm.still()
     assert arm.motors.torque.all(), "stopped, not dropped"
@@ -82,9 +83,9 @@ def test_stopped_process_trips_the_watchdog_and_is_a_latched_fault(arm: Arm) -> 
     pid = arm.handle.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
-    until(lambda: all(motor.peek("Bus_Watchdog") == 255 for motor in arm.emulator.motors))
+    arm.wait_for_watchdog()
     assert arm.still()
-    until(lambda: not arm.handle.alive())
+    until(lambda: not arm.handle.alive(), "its death")
     os.kill(pid, signal.SIGCONT)
     sample = arm.wait(lambda s: s.fault is Fault.WATCHDOG, "the fault")
     assert "watchdog" in sample.message
@@ -105,7 +106,7 @@ def test_cable_out_and_back(arm: Arm) -> None:
     assert arm.handle.alive()
     with pytest.raises(BusProcessError, match="cannot be reached"):
         arm.handle.clear_fault()
-    until(lambda: all(motor.peek("Bus_Watchdog") == 255 for motor in arm.emulator.motors))
+    arm.wait_for_watchdog()
     goals = arm.motors.goals
     stale = arm.sample().joints.t_ns
     arm.emulator.connect()
@@ -163,10 +164,7 @@ def test_arm_that_is_not_there_is_a_fault_not_a_crash(tmp_path: Path) -> None:
     )
     handle.start()
     try:
-        deadline = time.monotonic() + TIMEOUT_S
-        while (sample := handle.latest()) is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert sample is not None
+        sample = sample_when(handle, lambda _: True, "a sample")
         assert sample.fault is Fault.PORT
         assert "no-port" in sample.message
         with pytest.raises(BusProcessError, match="fault"):

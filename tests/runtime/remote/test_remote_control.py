@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -16,6 +18,19 @@ from runtime.remote.errors import LeaseLostError
 from runtime.remote.server import RemoteServer
 from tests.runtime.memory_facade import MemoryFacade
 from tests.runtime.waiting import eventually
+
+
+async def outlive_the_lease(
+    facade: MemoryFacade, method: Callable[..., Awaitable[Any]], request: Any
+) -> None:
+    """Have the lease run out while the robot is still at what ``method`` asks for; it is refused then."""
+    facade.gate = asyncio.Event()
+    call = method(request, timeout=10)
+    await facade.called("hold")
+    facade.gate.set()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
 async def test_motion_without_the_lease_is_refused(
@@ -102,13 +117,7 @@ async def test_an_episode_that_began_while_the_lease_ran_out_is_ended(
     stub: pb_grpc.RobotControlStub, facade: MemoryFacade
 ) -> None:
     lease = await stub.AcquireControl(pb.AcquireControlRequest(holder="anna"), timeout=5)
-    facade.gate = asyncio.Event()
-    call = stub.StartEpisode(pb.StartEpisodeRequest(lease=lease.id, task="t"), timeout=10)
-    await facade.called("hold")
-    facade.gate.set()
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    await outlive_the_lease(facade, stub.StartEpisode, pb.StartEpisodeRequest(lease=lease.id, task="t"))
     assert facade.episode == ""
 
 
@@ -128,13 +137,7 @@ async def test_a_mode_set_while_the_lease_ran_out_ends_in_hold(
 ) -> None:
     lease = await stub.AcquireControl(pb.AcquireControlRequest(holder="anna"), timeout=5)
     await stub.Enable(pb.LeaseRequest(lease=lease.id), timeout=5)
-    facade.gate = asyncio.Event()
-    call = stub.SetMode(pb.SetModeRequest(lease=lease.id, mode="policy"), timeout=10)
-    await facade.called("hold")  # the lease ran out while the facade was still at it
-    facade.gate.set()
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    await outlive_the_lease(facade, stub.SetMode, pb.SetModeRequest(lease=lease.id, mode="policy"))
     assert facade.mode == "hold"
 
 
