@@ -93,14 +93,13 @@ def command(
         if reason is not None:
             rows[name] = {"left_out": reason}
             continue
-        trained = _train(name, episodes, out, steps, {**NETWORKS[name], **recipe})
+        _train(name, episodes, out, steps, {**NETWORKS[name], **recipe})
         judged = _judge(out, name, first, seeds)
         results[name] = [bool(row["success"]) for row in judged["episodes"]]
         rows[name] = {
             "success_rate": judged["success_rate"],
             "interval": judged["interval"],
-            "int8_error": trained["parity"]["int8_error"],
-            "bundle": trained["bundle"],
+            **_about(out / name, out / "keys"),
         }
     for name, ms in _step_times(
         episodes, out, {name: {**NETWORKS[name], **recipe} for name in results}
@@ -154,18 +153,24 @@ def _missing(network: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _train(name: str, store: Path, out: Path, steps: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`ratchet train`, continued where it was interrupted; what it printed as JSON."""
-    report, bundle = out / f"{name}.train.json", out / name
-    if not report.exists():
-        if bundle.exists():
-            raise UsageError(f"{bundle} has no {report.name}; delete it and start again")
+def _train(name: str, store: Path, out: Path, steps: int, settings: Mapping[str, Any]) -> None:
+    """`ratchet train`, continued where it was interrupted; the bundle appears when it is complete."""
+    bundle = out / name
+    if not bundle.exists():
         fixed = ["--out", bundle, "--keys", out / "keys", "--no-register", "--json"]
         begun = ["--store", store, "--where", BASE_WHERE, "--steps", steps]
         begun += [f"--set={key}={value}" for key, value in settings.items()]
         unfinished = (out / f"{name}.training" / "run.json").exists()
-        report.write_text(_ratchet("train", *fixed, *(["--resume"] if unfinished else begun)))
-    return dict(json.loads(report.read_text()))
+        _ratchet("train", *fixed, *(["--resume"] if unfinished else begun))
+
+
+def _about(bundle: Path, keys: Path) -> dict[str, Any]:
+    """Version and int8 error (standard deviations) of a bundle. Raises BundleError when it is damaged."""
+    from policies.bundle import Bundle
+    from policies.keys import TrustStore
+
+    opened = Bundle.open(bundle, TrustStore.load(keys))
+    return {"bundle": opened.version, "int8_error": opened.manifest.parity.int8_error}
 
 
 def _judge(out: Path, name: str, first: int, seeds: int) -> dict[str, Any]:
