@@ -40,6 +40,16 @@ def follower(bench: BenchHandle) -> Iterator[ArmBus]:
 
 
 @pytest.fixture
+def pan(bench: BenchHandle) -> Iterator[ArmBus]:
+    """The follower's first motor alone: nothing is sent after its torque."""
+    spec = ArmSpec(name="pan", motors=KOCH_FOLLOWER.motors[:1])
+    bus = open_bus(spec, bench.info.follower_port, PATIENT)
+    yield bus
+    bus.set_torque(False)
+    bus.close()
+
+
+@pytest.fixture
 def leader(bench: BenchHandle) -> Iterator[ArmBus]:
     bus = open_bus(KOCH_LEADER, bench.info.leader_port, PATIENT)
     yield bus
@@ -119,6 +129,27 @@ def test_an_energised_arm_keeps_its_place_when_the_scene_is_reset(
     bench.client.reset(2)
     time.sleep(0.1)
     assert follower.read().position[0] == pytest.approx(goal[0], abs=0.06)
+
+
+def test_a_reset_right_behind_the_torque_finds_the_arm_energised(bench: BenchHandle, pan: ArmBus) -> None:
+    """Often both come within one step of the bench: it must know what is energised before it resets."""
+    bench.client.reset(1)
+    away = World.home[0] + 0.6
+
+    def arrived() -> bool:
+        state = pan.read()
+        return abs(state.position[0] - away) < 0.03 and abs(state.velocity[0]) < 0.05
+
+    pan.set_torque(True)
+    pan.write_goals(np.array([away]))
+    assert wait_until(arrived, 5.0)
+    for trial in range(8):
+        pan.set_torque(False)
+        time.sleep(0.012)  # the bench sees that; a reset now would put the arm home
+        pan.set_torque(True)
+        bench.client.reset(trial)
+        time.sleep(0.012)
+        assert abs(pan.read().position[0] - away) < 0.3, f"trial {trial}: the arm was put home"
 
 
 def test_an_overheated_motor_reports_it_on_the_bus(bench: BenchHandle, follower: ArmBus) -> None:
