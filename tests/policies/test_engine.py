@@ -33,6 +33,11 @@ def test_what_is_missing_is_named(exported: Bundle) -> None:
     assert all("onnxruntime" in reason for reason in engine.skipped().values())
 
 
+def test_a_session_says_how_long_its_answers_are(exported: Bundle) -> None:
+    for session in (OnnxSession(exported), TorchSession(exported)):
+        assert session.infer(*make_batch(TINY, 2)).actions.shape == (2, session.chunk, TINY.action_dim)
+
+
 @pytest.mark.skipif(not GPU_PROVIDERS, reason=f"no GPU provider: {engine.skipped()}")
 def test_the_float_form_passes_its_golden_vectors_on_a_gpu(exported: Bundle) -> None:
     session = OnnxSession(exported)

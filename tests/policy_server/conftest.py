@@ -1,4 +1,4 @@
-"""A key, a trust store, a directory of tiny bundles, and servers over unix sockets."""
+"""A key, a trust store, a directory of tiny bundles, servers over unix sockets, and one behind TLS."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ from policies.bundle import Bundle
 from policies.keys import KeyPair, write_public
 from policy_server.config import ServerConfig
 from policy_server.server import PolicyServer
+from protos.access.roles import Role
+from protos.access.tls import identity_in, open_channel
 from protos.ratchet.v1 import policy_pb2 as pb
 from protos.ratchet.v1 import policy_pb2_grpc
+from tools.authority import Authority
+from tools.ports import free_port
 
 
 @dataclass
@@ -102,3 +106,55 @@ def running() -> Callable[[ServerConfig], AbstractAsyncContextManager[Running]]:
             yield Running(server, channel, policy_pb2_grpc.PolicyServiceStub(channel))
 
     return run
+
+
+@dataclass
+class Site:
+    """An authority, and a server that obeys it."""
+
+    authority: Authority
+    folder: Path
+    address: str = ""
+    people: str = ""
+
+    def certificate(self, role: Role, name: str = "anna") -> Path:
+        folder = self.folder / f"{name}-{role.name}"
+        self.authority.client(folder, name, role)
+        return folder
+
+    def token(self, role: Role, days: float = 1.0, name: str = "ben") -> Path:
+        made = self.authority.token(name, role, days)
+        folder = self.folder / f"token-{made.id}"
+        folder.mkdir()
+        (folder / "token").write_text(made.text + "\n")
+        (folder / "ca.pem").write_bytes((self.authority.folder / "ca.pem").read_bytes())
+        return folder
+
+    async def call(self, identity: Path, method: str, request: Any, people: bool = False) -> grpc.StatusCode:
+        async with open_channel(self.people if people else self.address, identity_in(identity)) as channel:
+            call = getattr(policy_pb2_grpc.PolicyServiceStub(channel), method)(request, timeout=10)
+            return await call.code()
+
+
+@pytest.fixture
+async def site(place: Place, tmp_path: Path) -> AsyncIterator[Site]:
+    authority, made = Authority.ensure(tmp_path / "authority")
+    assert made
+    authority.server(tmp_path / "server", ["127.0.0.1"])
+    site = Site(authority, tmp_path, people=f"127.0.0.1:{free_port()}")
+    server = tmp_path / "server"
+    config = place.config(
+        bundle=place.bundle("a").path,
+        address="127.0.0.1:0",
+        tls={"certificate": server / "server.pem", "key": server / "server.key", "ca": server / "ca.pem"},
+        people={"address": site.people, "tokens": server / "tokens.pub"},
+        revoked=authority.folder / "revoked",
+        calls_per_s=50,
+        calls_burst=60,
+        failures_per_s=0.01,
+        failures_burst=10,
+        failures_total_per_s=5.0,  # and so ten at once
+    )
+    async with PolicyServer(config) as running:
+        site.address = f"127.0.0.1:{running.port}"
+        yield site

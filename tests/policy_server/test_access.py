@@ -1,11 +1,11 @@
-"""Who gets into a policy server: certificates, tokens, roles, what was taken back; and whose a session is."""
+"""Who gets into a policy server: certificates, tokens, roles, what was taken back, and how fast."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -21,8 +21,8 @@ from protos.access.roles import Role
 from protos.access.tls import identity_in, open_channel
 from protos.ratchet.v1 import policy_pb2 as pb
 from protos.ratchet.v1 import policy_pb2_grpc
+from tests.policy_server.conftest import Site
 from tools.authority import Authority
-from tools.ports import free_port
 
 Status = grpc.StatusCode
 NEEDS: dict[Role, list[tuple[str, Any]]] = {
@@ -35,58 +35,6 @@ NEEDS: dict[Role, list[tuple[str, Any]]] = {
         ("Shadow", pb.ShadowRequest()),
     ],
 }
-
-
-@dataclass
-class Site:
-    """An authority, and a server that obeys it."""
-
-    authority: Authority
-    folder: Path
-    address: str = ""
-    people: str = ""
-
-    def certificate(self, role: Role, name: str = "anna") -> Path:
-        folder = self.folder / f"{name}-{role.name}"
-        self.authority.client(folder, name, role)
-        return folder
-
-    def token(self, role: Role, days: float = 1.0, name: str = "ben") -> Path:
-        made = self.authority.token(name, role, days)
-        folder = self.folder / f"token-{made.id}"
-        folder.mkdir()
-        (folder / "token").write_text(made.text + "\n")
-        (folder / "ca.pem").write_bytes((self.authority.folder / "ca.pem").read_bytes())
-        return folder
-
-    async def call(self, identity: Path, method: str, request: Any, people: bool = False) -> Status:
-        async with open_channel(self.people if people else self.address, identity_in(identity)) as channel:
-            call = getattr(policy_pb2_grpc.PolicyServiceStub(channel), method)(request, timeout=10)
-            return await call.code()
-
-
-@pytest.fixture
-async def site(place: Any, tmp_path: Path) -> AsyncIterator[Site]:
-    authority, made = Authority.ensure(tmp_path / "authority")
-    assert made
-    authority.server(tmp_path / "server", ["127.0.0.1"])
-    site = Site(authority, tmp_path, people=f"127.0.0.1:{free_port()}")
-    server = tmp_path / "server"
-    config = place.config(
-        bundle=place.bundle("a").path,
-        address="127.0.0.1:0",
-        tls={"certificate": server / "server.pem", "key": server / "server.key", "ca": server / "ca.pem"},
-        people={"address": site.people, "tokens": server / "tokens.pub"},
-        revoked=authority.folder / "revoked",
-        calls_per_s=50,
-        calls_burst=60,
-        failures_per_s=0.01,
-        failures_burst=10,
-        failures_total_per_s=5.0,  # and so ten at once
-    )
-    async with PolicyServer(config) as running:
-        site.address = f"127.0.0.1:{running.port}"
-        yield site
 
 
 def test_the_table_names_every_method_of_the_service() -> None:
@@ -139,6 +87,18 @@ async def test_what_is_taken_back_counts_no_more_while_the_server_runs(site: Sit
     assert await site.call(other, "Status", ask) is Status.UNAUTHENTICATED  # it may name anybody
 
 
+async def test_a_token_ends_also_for_whoever_is_connected(site: Site, monkeypatch: Any) -> None:
+    token, later = site.token(Role.LOOK, days=1.0), time.time() + 90_000
+    async with open_channel(site.people, identity_in(token)) as channel:
+        stub = policy_pb2_grpc.PolicyServiceStub(channel)
+        assert await stub.Status(pb.StatusRequest(), timeout=10).code() is Status.OK
+        monkeypatch.setattr(tokens, "time", SimpleNamespace(time=lambda: later))
+        for _ in range(2):
+            call = stub.Status(pb.StatusRequest(), timeout=10)
+            assert await call.code() is Status.UNAUTHENTICATED
+            assert "has ended" in await call.details()
+
+
 async def test_one_caller_cannot_take_all_the_calls(site: Site) -> None:
     identity = site.certificate(Role.LOOK)
     async with open_channel(site.address, identity_in(identity)) as channel:
@@ -162,50 +122,6 @@ def test_files_that_cannot_be_used_are_one_line_at_the_start(place: Any, tmp_pat
     with pytest.raises(CredentialsError, match=r"neither client\.pem nor token"):
         identity_in(tmp_path)
     assert place.config(address="127.0.0.1:0", tls=tls, plaintext=False).tls is not None
-
-
-async def test_a_session_is_whoevers_opened_it(site: Site) -> None:
-    anna, ben = site.certificate(Role.DRIVE, "anna"), site.token(Role.DRIVE, name="ben")
-    again = site.token(Role.DRIVE, name="anna")  # the same person
-    async with open_channel(site.address, identity_in(anna)) as channel:
-        mine = policy_pb2_grpc.PolicyServiceStub(channel)
-        reply = await mine.Infer(tiny.make_request(1, session="arm"), timeout=10)
-        report = pb.ReportRequest(session="arm", episode="e", version=reply.version, failed=True)
-        async with open_channel(site.people, identity_in(ben)) as other:
-            bens = policy_pb2_grpc.PolicyServiceStub(other)
-            for call in (
-                bens.Infer(tiny.make_request(2, session="arm"), timeout=10),
-                bens.Report(report, timeout=10),
-                bens.OpenFrames(pb.OpenFramesRequest(session="arm"), timeout=10),
-            ):
-                assert await call.code() is Status.PERMISSION_DENIED
-                assert "somebody else's" in await call.details()
-            stream = bens.InferStream(timeout=10)
-            await stream.write(tiny.make_request(3, session="arm"))
-            answer = await stream.read()
-            assert answer.status == Status.PERMISSION_DENIED.value[0]
-            stream.cancel()
-            assert (await bens.Infer(tiny.make_request(4, session="ben's"), timeout=10)).tick == 4
-        status = await mine.Status(pb.StatusRequest(), timeout=10)
-        assert {c.session: c.served for c in status.clients} == {"arm": 1, "ben's": 1}
-        assert status.refused == 2
-        assert await site.call(again, "Infer", tiny.make_request(5, session="arm"), people=True) is Status.OK
-        assert (await mine.Report(report, timeout=10)).counted
-
-
-async def test_a_report_counts_for_nobody_who_took_a_name_over(site: Site, monkeypatch: Any) -> None:
-    anna, ben = site.certificate(Role.DRIVE, "anna"), site.certificate(Role.DRIVE, "ben")
-    async with (
-        open_channel(site.address, identity_in(anna)) as first,
-        open_channel(site.address, identity_in(ben)) as second,
-    ):
-        request = tiny.make_request(1, session="arm")
-        reply = await policy_pb2_grpc.PolicyServiceStub(first).Infer(request, timeout=10)
-        monkeypatch.setattr("policy_server.clients.FORGET_NS", 0)
-        stub = policy_pb2_grpc.PolicyServiceStub(second)
-        assert not (await stub.Status(pb.StatusRequest(), timeout=10)).clients  # anna is forgotten
-        report = pb.ReportRequest(session="arm", episode="e", version=reply.version, failed=True)
-        assert not (await stub.Report(report, timeout=10)).counted
 
 
 async def test_forged_tokens_are_not_even_verified_after_a_while(site: Site, monkeypatch: Any) -> None:

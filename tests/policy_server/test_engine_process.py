@@ -142,11 +142,17 @@ async def test_swaps_shadow_and_a_killed_engine_under_a_client(place, running):
         assert (found.version, found.serving, found.failed) == (b.version, a.version, 0)
         assert found.mean_rad == pytest.approx(0.25, abs=1e-4)
         assert found.max_sd == pytest.approx(0.25, abs=1e-4)
+        assert list(found.action_names) == list(b.manifest.action_names)
+        assert found.joint_mean_rad == pytest.approx([0.25] * 6, abs=1e-4)
+        assert 0 < found.exec_ms_p50 <= found.exec_ms_p99 <= found.seconds * 1e3
         assert set(client.versions) == {a.version}
         # A swap ends it: what serves is no shadow.
         swapped = await run.stub.Swap(pb.SwapRequest(version=b.version), timeout=20)
         assert swapped.previous == a.version
-        assert not (await run.stub.Shadow(pb.ShadowRequest(), timeout=5)).running
+        ended = await run.stub.Shadow(pb.ShadowRequest(), timeout=5)
+        assert (ended.running, ended.reason) == (False, "it serves now")
+        assert ended.compared >= found.compared
+        assert (await run.stub.Status(pb.StatusRequest(), timeout=5)).shadow == ended
         await client.more(5)
         await client.stop()
         now = await run.stub.Status(pb.StatusRequest(), timeout=5)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from protos.access import tokens
 from protos.access.attempts import FailedAttempts, origin_of
 from protos.access.door import AccessConfig, Doorkeeper, PeopleDoor
 from protos.access.errors import TooFastError, UnidentifiedError
@@ -48,13 +49,17 @@ class At:
         return (("authorization", f"Bearer {self._token}"),)
 
 
-def test_failed_attempts_do_not_keep_anybody_from_stopping_an_arm(tmp_path: Path) -> None:
-    authority, _ = Authority.ensure(tmp_path / "a")
-    authority.server(tmp_path / "s", ["127.0.0.1"])
-    folder = tmp_path / "s"
+def door_of(authority: Authority, folder: Path) -> Doorkeeper:
+    """Of a server behind TLS, with a door for people."""
+    authority.server(folder, ["127.0.0.1"])
     tls = TlsFiles(certificate=folder / "server.pem", key=folder / "server.key", ca=folder / "ca.pem")
     people = PeopleDoor(address="127.0.0.1:1", tokens=folder / "tokens.pub")
-    door = Doorkeeper(AccessConfig(tls=tls, people=people, failures_burst=3), {"/x": Role.LOOK})
+    return Doorkeeper(AccessConfig(tls=tls, people=people, failures_burst=3), {"/x": Role.LOOK})
+
+
+def test_failed_attempts_do_not_keep_anybody_from_stopping_an_arm(tmp_path: Path) -> None:
+    authority, _ = Authority.ensure(tmp_path / "a")
+    door = door_of(authority, tmp_path / "s")
     here, away = "ipv4:10.0.0.1:99", "ipv4:10.0.0.2:99"
     for _ in range(3):
         with pytest.raises(UnidentifiedError):
@@ -64,6 +69,26 @@ def test_failed_attempts_do_not_keep_anybody_from_stopping_an_arm(tmp_path: Path
         door.admit("/x", At(here, anna))
     assert door.admit("/x", At(here, anna), counted=False).name == "anna"
     assert door.admit("/x", At(away, ben)).name == "ben"
+
+
+def test_who_is_known_is_remembered_in_bounded_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("protos.access.door._MAX_KNOWN", 2)
+    authority, _ = Authority.ensure(tmp_path / "a")
+    door = door_of(authority, tmp_path / "s")
+    verify, verified = tokens.verify, list[str]()
+
+    def counting(text: str, *arguments: Any) -> tokens.Token:
+        token = verify(text, *arguments)
+        verified.append(token.caller.name)
+        return token
+
+    monkeypatch.setattr(tokens, "verify", counting)
+    shown = {name: authority.token(name, Role.LOOK).text for name in ("anna", "ben", "cleo")}
+    for name in ("anna", "ben", "anna", "cleo", "anna", "ben"):
+        assert door.admit("/x", At("ipv4:10.0.0.1:99", shown[name])).name == name
+    assert verified == ["anna", "ben", "cleo", "ben"], "who came last is forgotten last"
 
 
 def test_failed_attempts_are_bounded_from_one_origin_and_from_all_in_bounded_memory() -> None:
