@@ -55,8 +55,16 @@ def _judge(peer: str, what: str, root: Path, episodes: list[dict[str, Any]], tol
     reference = root.with_name(f"{root.name}.json")
     reference.write_text(json.dumps({"tolerance": tolerance, "episodes": episodes}))
     done = _run(peer, READS, root, reference)
-    print(f"\n{what}: {done.stdout.strip() or done.stderr[-2000:]}")
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    print(f"\n{what}: {_in_words(json.loads(done.stdout))}")
+
+
+def _in_words(found: dict[str, Any]) -> str:
+    return (
+        f"{found['episodes']} episodes, {found['rows']} rows, {found['frames']} frames, "
+        f"{found['frames_equal_to_the_bit']} equal to the bit, {found['differing']} differing "
+        f"(lerobot {found['lerobot']}, torch {found['torch']}, torchcodec {found['torchcodec']})"
+    )
 
 
 def _of_source(indices: Sequence[int]) -> list[dict[str, Any]]:
