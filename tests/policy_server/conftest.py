@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 import tiny
 
 from policies.bundle import Bundle
 from policies.keys import KeyPair, write_public
+from policies.session import ChunkResult
 from policy_server.config import ServerConfig
+from policy_server.costs import BatchCosts
 from policy_server.server import PolicyServer
 from protos.access.roles import Role
 from protos.access.tls import identity_in, open_channel
 from protos.ratchet.v1 import policy_pb2 as pb
 from protos.ratchet.v1 import policy_pb2_grpc
+from tests.runtime.waiting import eventually
 from tools.authority import Authority
 from tools.ports import free_port
 
@@ -54,6 +59,27 @@ class Place:
         return ServerConfig(**{**base, **over})
 
 
+class HeldSession:
+    """Answers only when told to; what it wraps gives the answer."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.entered, self.release = threading.Event(), threading.Event()
+        self.release.set()
+        self.fault: Exception | None = None
+        self.answer: ChunkResult | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def infer(self, state: np.ndarray, images: Mapping[str, np.ndarray]) -> ChunkResult:
+        self.entered.set()
+        self.release.wait(20)
+        if self.fault is not None:
+            raise self.fault
+        return self.answer or self._inner.infer(state, images)
+
+
 @dataclass
 class Running:
     """A listening server and a client's stub for it."""
@@ -78,6 +104,21 @@ class Running:
 
     async def status(self) -> pb.StatusResponse:
         return await self.stub.Status(pb.StatusRequest(), timeout=5)
+
+    def hold(self) -> HeldSession:
+        """Put a held session in the place of the serving one."""
+        slot = self.server.servicer.slots.serving.slot
+        held = HeldSession(slot.session)
+        object.__setattr__(slot, "session", held)
+        return held
+
+    def batching(self, costs: BatchCosts) -> None:
+        """Have the serving slot believe in these costs."""
+        object.__setattr__(self.server.servicer.slots.serving.slot, "costs", costs)
+
+    async def pending(self, n: int) -> None:
+        """Wait until so many requests wait or are computed."""
+        await eventually(lambda: self.server.servicer.worker.pending == n)
 
     @staticmethod
     async def refusal(call: Awaitable[Any]) -> grpc.aio.AioRpcError:

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import tiny
 
+from policy_server.costs import BatchCosts
 from policy_server.hanging import LIMIT_S, LOOK_S, Patience, Seen, look_at
 from protos.ratchet.v1 import policy_pb2 as pb
 from tests.processes import runs, state
@@ -74,22 +75,36 @@ def test_the_kernel_says_who_wants_the_processor() -> None:
     assert look_at(child.pid) == Seen(0.0, False)
 
 
-async def test_a_stopped_engine_is_replaced_and_its_requests_end_at_their_deadlines(place, running) -> None:
+async def test_a_stopped_engine_is_replaced_and_its_requests_end_at_their_deadlines(
+    place, running, monkeypatch
+) -> None:
+    had: list[int] = []
+
+    class Noted(Patience):
+        def __init__(self, look: Any, expected_s: float, threads: int) -> None:
+            had.append(threads)
+            super().__init__(look, expected_s, threads)
+
+    monkeypatch.setattr("policy_server.engine_process.Patience", Noted)
     bundle = place.bundle("a")
-    async with running(place.config(bundle=bundle.path, isolation="process")) as run:
+    async with running(place.config(bundle=bundle.path, isolation="process", threads=2)) as run:
         await run.stub.Infer(tiny.make_request(1), timeout=20)
         pid = (await run.stub.Status(pb.StatusRequest(), timeout=5)).slots[0].pid
+        usual = BatchCosts()
+        usual.ran(1, 300.0)
+        run.batching(usual)
         os.kill(pid, signal.SIGSTOP)
         begin = time.monotonic()
         stream = run.stub.InferStream(timeout=30)
         request = tiny.make_request(2, session="stream")
-        request.deadline_ms = 200
+        request.deadline_ms = 400
         await stream.write(request)
         late = await stream.read()
         assert late.status == Code.DEADLINE_EXCEEDED.value[0]
         assert "while the request was computed" in late.reason
         stream.cancel()
         await asyncio.to_thread(_until, lambda: not runs(pid))
+        assert time.monotonic() - begin > 1.2, "four times what its runs usually take"
         assert time.monotonic() - begin < 6.0, "far less than the limit for whatever may be at work"
         while True:
             try:
@@ -101,6 +116,7 @@ async def test_a_stopped_engine_is_replaced_and_its_requests_end_at_their_deadli
         assert reply.version == bundle.version
         assert now.slots[0].pid != pid
         assert [event.kind for event in now.events] == ["revived"]
+        assert set(had) == {2}, "it may compute on as many threads at once"
 
 
 def _until(condition: Any) -> None:

@@ -1,11 +1,8 @@
-"""The service over a real socket: right answers, typed refusals, deadlines, health, reflection."""
+"""The service over a real socket: right answers, typed refusals, health, reflection."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Mapping
-from typing import Any
 
 import grpc
 import numpy as np
@@ -14,50 +11,11 @@ import tiny
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from policies.errors import InputError
-from policies.session import ChunkResult
 from policy_server.server import SERVICE
 from protos.codec import decode_tensor
 from protos.ratchet.v1 import policy_pb2 as pb
 
 Code = grpc.StatusCode
-#: Said when the machine gave the server no time between a request's arrival and its turn: ask again.
-STOOD_STILL = "before the end of the request's turn"
-
-
-async def refusal(call: Any) -> tuple[grpc.StatusCode, str]:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value.code(), caught.value.details()
-
-
-class HeldSession:
-    """Answers only when told to; what it wraps gives the answer."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self.entered, self.release = threading.Event(), threading.Event()
-        self.release.set()
-        self.fault: Exception | None = None
-        self.answer: ChunkResult | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def infer(self, state: np.ndarray, images: Mapping[str, np.ndarray]) -> ChunkResult:
-        self.entered.set()
-        self.release.wait(20)
-        if self.fault is not None:
-            raise self.fault
-        return self.answer or self._inner.infer(state, images)
-
-
-def hold(server: Any) -> HeldSession:
-    """Put a held session in the place of the serving one."""
-    slot = server.servicer.slots.serving.slot
-    held = HeldSession(slot.session)
-    object.__setattr__(slot, "session", held)
-    return held
 
 
 @pytest.mark.parametrize("jpeg", [False, True])
@@ -145,10 +103,10 @@ SPOILT = {
 async def test_malformed_requests_are_refused_with_their_reason_and_counted(place, running):
     async with running(place.config(bundle=place.bundle("a").path)) as run:
         for what, word in SPOILT.items():
-            code, details = await refusal(run.stub.Infer(_spoil(what), timeout=5))
-            assert code is Code.INVALID_ARGUMENT, what
-            assert word in details, what
-            assert "\n" not in details
+            error = await run.refusal(run.stub.Infer(_spoil(what), timeout=5))
+            assert error.code() is Code.INVALID_ARGUMENT, what
+            assert word in error.details(), what
+            assert "\n" not in error.details()
         status = await run.stub.Status(pb.StatusRequest(), timeout=5)
         assert (status.refused, status.served, status.failed) == (len(SPOILT), 0, 0)
         assert (await run.stub.Infer(tiny.make_request(), timeout=5)).epoch == 1
@@ -158,83 +116,16 @@ async def test_a_message_beyond_the_limit_is_refused_before_it_is_read(place, ru
     async with running(place.config(bundle=place.bundle("a").path, max_message_mib=1)) as run:
         request = tiny.make_request()
         request.images[0].data = bytes(2 * 2**20)
-        code, _ = await refusal(run.stub.Infer(request, timeout=5))
-        assert code is Code.RESOURCE_EXHAUSTED
+        error = await run.refusal(run.stub.Infer(request, timeout=5))
+        assert error.code() is Code.RESOURCE_EXHAUSTED
         await run.stub.Infer(tiny.make_request(), timeout=5)
-
-
-async def test_a_request_past_its_deadline_is_dropped_and_counted(place, running):
-    async with running(place.config(bundle=place.bundle("a").path)) as run:
-        held = hold(run.server)
-        held.release.clear()
-        slow = asyncio.ensure_future(run.stub.Infer(tiny.make_request(1), timeout=20))
-        await asyncio.to_thread(held.entered.wait, 5)
-        code, _ = await refusal(run.stub.Infer(tiny.make_request(2), timeout=0.5))  # time to arrive
-        assert code is Code.DEADLINE_EXCEEDED
-        held.release.set()
-        assert (await slow).tick == 1
-        for _ in range(100):
-            status = await run.stub.Status(pb.StatusRequest(), timeout=5)
-            if status.dropped:
-                break
-            await asyncio.sleep(0.02)
-        assert (status.dropped, status.served) == (1, 1)
-
-
-async def test_a_request_without_a_deadline_gets_the_servers(place, running):
-    async with running(place.config(bundle=place.bundle("a").path, default_deadline_s=0.1)) as run:
-        held = hold(run.server)
-        held.release.clear()
-        # Whatever the engine does, nobody waits longer than the deadline; it still holds the first request
-        # when the second comes.
-        for words in ("while the request was computed", "before the request's turn"):
-            details = STOOD_STILL
-            while STOOD_STILL in details:
-                code, details = await refusal(run.stub.Infer(tiny.make_request(1)))
-                assert code is Code.DEADLINE_EXCEEDED
-            assert words in details
-        held.release.set()
-
-
-async def test_more_requests_than_may_wait_are_refused_at_once(place, running):
-    async with running(place.config(bundle=place.bundle("a").path, max_waiting=2)) as run:
-        held = hold(run.server)
-        held.release.clear()
-        waiting = [asyncio.ensure_future(run.stub.Infer(tiny.make_request(t), timeout=20)) for t in range(3)]
-        await asyncio.to_thread(held.entered.wait, 5)
-        for _ in range(500):
-            if run.server.servicer.worker.pending == 3:
-                break
-            await asyncio.sleep(0.01)
-        code, details = await refusal(run.stub.Infer(tiny.make_request(9), timeout=5))
-        assert code is Code.RESOURCE_EXHAUSTED
-        assert "waiting" in details
-        held.release.set()
-        assert [reply.tick for reply in await asyncio.gather(*waiting)] == [0, 1, 2]
-
-
-async def test_an_answer_that_must_not_reach_an_arm_is_an_error(place, running):
-    async with running(place.config(bundle=place.bundle("a").path)) as run:
-        held = hold(run.server)
-        held.answer = ChunkResult(np.full((1, 8, 6), np.nan, np.float32), np.zeros((1, 6), np.float32))
-        code, details = await refusal(run.stub.Infer(tiny.make_request(), timeout=5))
-        assert code is Code.INTERNAL
-        assert "NaN" in details
-        held.answer, held.fault = None, InputError("odd input")
-        code, details = await refusal(run.stub.Infer(tiny.make_request(), timeout=5))
-        assert code is Code.INTERNAL
-        assert "odd input" in details
-        held.fault = None
-        await run.stub.Infer(tiny.make_request(), timeout=5)
-        status = await run.stub.Status(pb.StatusRequest(), timeout=5)
-        assert (status.failed, status.served) == (2, 1)
 
 
 async def test_without_a_bundle_it_listens_and_says_so(place, running):
     async with running(place.config()) as run:
-        code, details = await refusal(run.stub.Infer(tiny.make_request(), timeout=5))
-        assert code is Code.UNAVAILABLE
-        assert "no bundle" in details
+        error = await run.refusal(run.stub.Infer(tiny.make_request(), timeout=5))
+        assert error.code() is Code.UNAVAILABLE
+        assert "no bundle" in error.details()
         health = health_pb2_grpc.HealthStub(run.channel)
         check = health_pb2.HealthCheckRequest(service=SERVICE)
         assert (await health.Check(check, timeout=5)).status == health_pb2.HealthCheckResponse.NOT_SERVING

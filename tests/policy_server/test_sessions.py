@@ -21,6 +21,8 @@ async def test_a_session_is_whoevers_opened_it(site: Site) -> None:
     again = site.token(Role.DRIVE, name="anna")  # the same person
     async with open_channel(site.address, identity_in(anna)) as channel:
         mine = policy_pb2_grpc.PolicyServiceStub(channel)
+        lane = mine.OpenFrames(pb.OpenFramesRequest(session="arm"), timeout=30)
+        assert (await lane.read()).lane, "her own, and a session from here on"
         reply = await mine.Infer(tiny.make_request(1, session="arm"), timeout=10)
         report = pb.ReportRequest(session="arm", episode="e", version=reply.version, failed=True)
         async with open_channel(site.people, identity_in(ben)) as other:

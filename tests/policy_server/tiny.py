@@ -1,10 +1,12 @@
-"""Small, real, signed bundles: a hand-made ONNX graph whose answer tells which bundle gave it.
+"""Small, real, signed bundles: a hand-made ONNX graph whose answer tells which bundle gave it; and requests.
 
 ``actions[h, a] = state[a] + mean(images) / 255 + offset + h / 100``.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from policies.manifest import (
     Parity,
 )
 from policies.session import ChunkResult
-from protos.codec import encode_image, encode_tensor
+from protos.codec import decode_tensor, encode_image, encode_tensor
 from protos.ratchet.v1 import policy_pb2 as pb
 
 CHUNK = 8
@@ -117,6 +119,26 @@ def make_request(
         state=encode_tensor(np.array(vector)),
         images=[encode_image(c.name, image, jpeg_quality=95 if jpeg else None) for c in CAMERAS],
     )
+
+
+def of(session: str, tick: int = 1, **over: Any) -> pb.InferRequest:
+    """A request of that session."""
+    return make_request(tick, session=session, **over)
+
+
+async def stream(
+    requests: Iterable[pb.InferRequest], then: asyncio.Event | None = None
+) -> AsyncIterator[pb.InferRequest]:
+    """What to send on a stream, which ends after ``then``."""
+    for request in requests:
+        yield request
+    if then is not None:
+        await then.wait()
+
+
+def actions(reply: pb.InferResponse) -> np.ndarray:
+    """float32 (H, 6), rad."""
+    return decode_tensor(reply.actions, "actions", np.float32, (None, 6))
 
 
 def _graph(offset: float, cameras: tuple[CameraShape, ...], chunk: int) -> bytes:
