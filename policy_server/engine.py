@@ -1,5 +1,7 @@
 """``python -m policy_server.engine FD``: a process that verifies, proves and runs one bundle.
 
+The server starts it through `policy_server.quietly`, so that it does not even import at others' expense.
+
 A process, because loading a large graph holds the interpreter's lock for a tenth of a second and
 leaves its memory scattered, and because a graph that crashes or hangs its engine must not take the
 server along. It has no authority: what it is told comes over the socket it was started with, what it
@@ -31,8 +33,7 @@ from policy_server.costs import measure
 from policy_server.engine_wire import Exchange, Message, receive, send
 from policy_server.errors import ServerError
 from policy_server.proving import prove
-
-_LOADING_NICE = 19  # the inference that goes on meanwhile comes first
+from policy_server.quietly import give_way
 
 
 class Engine:
@@ -139,7 +140,7 @@ def _behind(work: Callable[[], Message], quietly: bool) -> Message:
 
     def first() -> None:
         if quietly:
-            os.setpriority(os.PRIO_PROCESS, 0, _LOADING_NICE)
+            give_way()
 
     with ThreadPoolExecutor(1, "loader", initializer=first) as thread:
         return thread.submit(work).result()

@@ -62,7 +62,7 @@ class EngineProcess:
         mine, its = socket.socketpair()
         with its:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "policy_server.engine", str(its.fileno())],
+                [sys.executable, "-m", "policy_server.quietly", "policy_server.engine", str(its.fileno())],
                 pass_fds=[its.fileno()],
                 stdin=subprocess.DEVNULL,
             )
