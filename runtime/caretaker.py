@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
 from runtime.bus_handle import BusHandle
 from runtime.bus_records import Fault
@@ -60,37 +61,21 @@ class Caretaker:
         self._arms = {"bus": follower} | ({} if leader is None else {"leader": leader})
         self._cameras = cameras
         self._board = board
-        self._restarts: dict[str, Restart] = {name: Restart() for name in (*self._arms, "cameras")}
 
     async def run(self) -> None:
-        """Look every quarter of a second until cancelled."""
+        """Look every quarter of a second until cancelled; a start that takes long holds up nothing else."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._tell())
+            for handle in self._arms.values():
+                name = f"bus process arm={handle.config.arm}"
+                group.create_task(_keep(name, partial(_runs, handle), handle.start))
+            if self._cameras is not None:
+                group.create_task(_keep("camera process", self._cameras.alive, self._cameras.start))
+
+    async def _tell(self) -> None:
         while True:
             self._report()
-            for name, handle in self._arms.items():
-                if handle.pid is None and self._restarts[name].due(time.monotonic()):
-                    await self._restart_arm(handle)
-            self._keep_cameras()
             await asyncio.sleep(_PERIOD_S)
-
-    async def _restart_arm(self, handle: BusHandle) -> None:
-        log.error("bus process died arm=%s; starting it again", handle.config.arm)
-        try:
-            await asyncio.to_thread(handle.start)
-        except RuntimeFault as error:
-            log.error("bus process not restarted: %s", error)
-
-    def _keep_cameras(self) -> None:
-        if (
-            self._cameras is None
-            or self._cameras.alive()
-            or not self._restarts["cameras"].due(time.monotonic())
-        ):
-            return
-        log.error("camera process died; starting it again")
-        try:
-            self._cameras.start()
-        except RuntimeFault as error:
-            log.error("camera process not restarted: %s", error)
 
     def _report(self) -> None:
         loop, board = self._loop, self._board
@@ -118,3 +103,20 @@ class Caretaker:
             self._board.fail(name, sample.message if sample is not None else "no sample yet")
         else:
             self._board.beat(name, f"{sample.cycles} cycles, {sample.lost} lost")
+
+
+def _runs(handle: BusHandle) -> bool:
+    return handle.pid is not None
+
+
+async def _keep(name: str, alive: Callable[[], bool], start: Callable[[], object]) -> None:
+    """Start a process again whenever it has died."""
+    restart = Restart()
+    while True:
+        if not alive() and restart.due(time.monotonic()):
+            log.error("%s died; starting it again", name)
+            try:
+                await asyncio.to_thread(start)
+            except RuntimeFault as error:
+                log.error("%s not restarted: %s", name, error)
+        await asyncio.sleep(_PERIOD_S)
