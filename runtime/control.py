@@ -41,7 +41,6 @@ class ControlConfig(BaseModel):
     task_limit_s: float = Field(
         default=8.0, ge=0.5, le=3600.0, description="a policy that has not done its task by then is flagged"
     )
-
     hold_on_doubt: bool = Field(
         default=False, description="hold and wait for a person when the monitors ask for help"
     )

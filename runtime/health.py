@@ -13,14 +13,15 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hal.clock import Clock
 from runtime import panel
 from runtime.errors import RuntimeFault
+from runtime.metrics import Metric, prometheus_text
 from runtime.remote.facade import RobotSnapshot
 
 _log = logging.getLogger(__name__)
@@ -119,17 +120,6 @@ def _judge(beat: _Beat, now_ns: int) -> SubsystemHealth:
     return SubsystemHealth(True, age_ns / 1e9, beat.detail)
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One Prometheus sample. ``name`` without the ``ratchet_`` prefix, in base units."""
-
-    name: str
-    kind: Literal["gauge", "counter"]
-    help: str
-    value: float
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-
 def health_json(report: HealthReport) -> str:
     """The report as /healthz shows it."""
     return json.dumps(
@@ -145,34 +135,6 @@ def health_json(report: HealthReport) -> str:
             },
         }
     )
-
-
-def prometheus_text(metrics: Iterable[Metric]) -> str:
-    """Samples in the text exposition format 0.0.4, grouped by name as it demands."""
-    families: dict[str, list[Metric]] = {}
-    for metric in metrics:
-        families.setdefault(f"ratchet_{metric.name}", []).append(metric)
-    lines = []
-    for name, samples in families.items():
-        lines.append(f"# HELP {name} {_escape(samples[0].help, quote=False)}")
-        lines.append(f"# TYPE {name} {samples[0].kind}")
-        for sample in samples:
-            labels = ",".join(f'{key}="{_escape(value)}"' for key, value in sample.labels.items())
-            lines.append(
-                f"{name}{{{labels}}} {_number(sample.value)}" if labels else f"{name} {_number(sample.value)}"
-            )
-    return "\n".join(lines) + "\n"
-
-
-def _escape(value: str, *, quote: bool = True) -> str:
-    escaped = value.replace("\\", r"\\").replace("\n", r"\n")
-    return escaped.replace('"', r"\"") if quote else escaped
-
-
-def _number(value: float) -> str:
-    if math.isfinite(value):
-        return repr(float(value))
-    return "NaN" if math.isnan(value) else ("+Inf" if value > 0 else "-Inf")
 
 
 def board_metrics(report: HealthReport) -> list[Metric]:

@@ -6,8 +6,8 @@ from dataclasses import fields
 
 from hal.types import JOINTS
 from runtime.bus_records import BusCounters
-from runtime.health import Metric
 from runtime.loop import ControlLoop
+from runtime.metrics import Metric
 
 
 def loop_metrics(loop: ControlLoop) -> list[Metric]:

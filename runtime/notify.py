@@ -63,10 +63,6 @@ class Notifier:
         """Kick the watchdog."""
         self.send("WATCHDOG=1")
 
-    def extend_timeout(self, seconds: float) -> None:
-        """Ask for more time to start or stop, for example while an episode is being finished."""
-        self.send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
-
     def send(self, state: str) -> bool:
         """Send raw assignments; True when the manager's socket took them."""
         if self._socket is None or self._address is None:

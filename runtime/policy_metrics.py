@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.health import Metric
+from runtime.metrics import Metric
 from runtime.policy_client import PolicyClient
 from runtime.policy_switch import PolicySwitch
 

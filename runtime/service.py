@@ -17,9 +17,10 @@ from runtime.caretaker import Caretaker
 from runtime.config import RobotConfig
 from runtime.exclusive import require_free_socket
 from runtime.fleet.agent import FleetAgent
-from runtime.health import HealthServer, Metric
+from runtime.health import HealthServer
 from runtime.loop_metrics import loop_metrics
 from runtime.loop_stats import TickLog
+from runtime.metrics import Metric
 from runtime.notify import Notifier, Watchdog, watchdog_period_s
 from runtime.policy_log import PolicyLog
 from runtime.policy_metrics import policy_metrics
@@ -63,6 +64,7 @@ async def serve(
             await server.stop()
             if health is not None:
                 await health.stop()
+            notifier.close()
 
 
 def _keep_time(config: RobotConfig, parts: Parts) -> None:

@@ -1,7 +1,7 @@
 """THE stream table: every stream of the runtime is one row here.
 
-Publishing, recording, liveness checks, tests and docs read this table; nothing else repeats a rate
-or a freshness limit. Openpilot's ``services.py`` is the example.
+Rates, what is recorded, the cameras' freshness, tests and docs come from this table; nothing else
+repeats them. Openpilot's ``services.py`` is the example.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ CONTROL_HZ = 30.0
 SERVO_HZ = 240.0
 CAMERA_HZ = 30.0
 STEPS_PER_TICK = 8
-TICK_NS = 33_333_333
 SERVO_NS = 4_166_667
 
 
@@ -57,11 +56,8 @@ class Stream:
 
     @property
     def fresh_ns(self) -> int:
+        """``fresh_s`` in ns."""
         return round(self.fresh_s * NS)
-
-    def is_fresh(self, newest_ns: int, now_ns: int) -> bool:
-        """Whether a newest sample of ``newest_ns`` still counts at ``now_ns`` (monotonic)."""
-        return self.fresh_ns == 0 or now_ns - newest_ns <= self.fresh_ns
 
 
 _BUS = (
@@ -117,14 +113,6 @@ def recorded_streams() -> tuple[RecordedStream, ...]:
         for stream in STREAMS.values()
         if stream.recorded_as and stream.owner is not Owner.CAMERA and stream.dtype != "object"
     )
-
-
-def stale(newest_ns: dict[str, int], now_ns: int) -> list[str]:
-    """Names of streams in ``newest_ns`` (name → monotonic ns of the newest sample) that are no longer fresh.
-
-    Raises KeyError for a name that is not in the table.
-    """
-    return [name for name, t_ns in newest_ns.items() if not STREAMS[name].is_fresh(t_ns, now_ns)]
 
 
 def markdown() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +20,7 @@ from runtime.fleet.config import FleetConfig
 from runtime.fleet.envelope import Command, Reply, decode_reply, encode, sign
 from runtime.fleet.topics import Topics
 
+_log = logging.getLogger(__name__)
 _UNSIGNED = "0" * 128
 
 
@@ -159,7 +161,8 @@ class FleetClient:
             payload = message.payload if isinstance(message.payload, bytes) else b""
             try:
                 reply = decode_reply(payload)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                _log.debug("no reply topic=%s error=%s", message.topic, error)
                 continue
             # A refusal made before the envelope was believed has no id, only our correlation data.
             correlation = getattr(message.properties, "CorrelationData", b"")
@@ -192,7 +195,8 @@ async def watch_presence(config: FleetConfig, site: str) -> AsyncIterator[Presen
                 payload = message.payload if isinstance(message.payload, bytes) else b""
                 try:
                     status = msgspec.json.decode(payload, type=RobotStatus)
-                except (msgspec.MsgspecError, UnicodeDecodeError):
+                except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                    _log.debug("no status topic=%s error=%s", message.topic, error)
                     continue
                 if status.state == "LOST" and sessions.get(robot, status.session) != status.session:
                     continue

@@ -96,8 +96,13 @@ class Executor:
 
     async def _run_safe(self, command: Command, operation: Operation) -> None:
         state, _, detail, _ = await self._outcome(command, operation)
-        _log.warning("fleet command run unjournalled id=%s op=%s state=%s detail=%s",
-                     command.id, command.op, state, detail)  # fmt: skip
+        _log.warning(
+            "fleet command run unjournalled id=%s op=%s state=%s detail=%s",
+            command.id,
+            command.op,
+            state,
+            detail,
+        )
 
     async def _advance(
         self,

@@ -99,8 +99,14 @@ class Inbox:
             self._stats.duplicates += 1
             _log.info("fleet command again id=%s op=%s state=%s", command.id, command.op, stored.state)
             return Handled()
-        _log.info("fleet command id=%s op=%s key=%s state=%s code=%s",
-                  command.id, command.op, command.key, verdict.state, verdict.code)  # fmt: skip
+        _log.info(
+            "fleet command id=%s op=%s key=%s state=%s code=%s",
+            command.id,
+            command.op,
+            command.key,
+            verdict.state,
+            verdict.code,
+        )
         if not admitted:
             return Handled()
         return Handled(start=lambda: self._executor.submit(command, operation))

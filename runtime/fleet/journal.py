@@ -141,8 +141,16 @@ class Journal:
             self._post(address.topic, address.correlation, encode(stored), event=False)
         return row is None, stored
 
-    def advance(self, command_id: str, state: CommandState, now_ms: int, *, detail: str = "",
-                code: str = "", result: dict[str, object] | None = None) -> Reply:  # fmt: skip
+    def advance(
+        self,
+        command_id: str,
+        state: CommandState,
+        now_ms: int,
+        *,
+        detail: str = "",
+        code: str = "",
+        result: dict[str, object] | None = None,
+    ) -> Reply:
         """Write a command's next state; a final one also goes into the outbox."""
         with _Transaction(self._db, self._path):
             row = self._db.execute(

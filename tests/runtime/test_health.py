@@ -12,7 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from hal.clock import LockstepClock
-from runtime.health import HealthBoard, HealthConfig, HealthError, HealthServer, Metric, prometheus_text
+from runtime.health import HealthBoard, HealthConfig, HealthError, HealthServer
+from runtime.metrics import Metric, prometheus_text
 from runtime.panel import HEADER_VALUE
 from runtime.remote.facade import RobotSnapshot
 

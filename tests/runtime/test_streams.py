@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from runtime.control import ControlConfig
 from runtime.streams import (
     NS,
     SERVO_HZ,
     SERVO_NS,
     STEPS_PER_TICK,
     STREAMS,
-    TICK_NS,
     Owner,
     markdown,
     recorded_streams,
-    stale,
 )
 
 # The names of an episode that the recorder, the importer and the learner agree on.
@@ -56,17 +55,9 @@ def test_recorded_names_are_unique() -> None:
 
 
 def test_servo_steps_fill_a_tick() -> None:
-    assert abs(SERVO_NS * STEPS_PER_TICK - TICK_NS) < STEPS_PER_TICK
+    assert abs(SERVO_NS * STEPS_PER_TICK - ControlConfig().period_ns) < STEPS_PER_TICK
     assert STREAMS["bus.position"].period_ns == SERVO_NS
     assert round(NS / SERVO_HZ) == SERVO_NS
-
-
-def test_stale_names_what_is_too_old() -> None:
-    now = 10 * NS
-    newest = {"bus.position": now - NS // 100, "camera.front": now - NS, "monitor.flag": 0}
-    assert stale(newest, now) == ["camera.front"]
-    with pytest.raises(KeyError):
-        stale({"no.such.stream": now}, now)
 
 
 def test_documentation_has_every_row() -> None:
