@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shutil
 from typing import Any
 
 import grpc
 import pytest
 
-from policy_server.errors import RefusedBundleError
+from policy_server.errors import ConfigError, RefusedBundleError
 from policy_server.probation import ProbationConfig
 from policy_server.standing import (
     MAX_BARRED,
+    MAX_BYTES,
     MAX_EPISODE,
     Bar,
     Place,
@@ -74,6 +77,16 @@ async def test_after_a_restart_without_a_probation_one_call_still_goes_back(plac
         assert (first.active, await way_back(run)) == (True, c.version)
 
 
+async def test_a_server_started_with_another_bundle_has_no_way_back(place, running):
+    a, b, c = place.bundle("a"), place.bundle("b", 1.0), place.bundle("c", 2.0)
+    state = place.root / "state.json"
+    async with running(place.config(bundle=a.path, state=state)) as run:
+        await run.load(b, without_probation=True)
+    async with running(place.config(bundle=c.path, state=state)) as run:
+        assert await way_back(run) == ""
+        assert [slot.version for slot in (await run.status()).slots] == [c.version]
+
+
 @pytest.mark.parametrize("harm", ["gone", "tampered", "another"])
 async def test_a_way_back_that_cannot_be_loaded_again_is_said_and_serving_goes_on(place, running, harm):
     a, b = place.bundle("a"), place.bundle("b", 1.0)
@@ -118,6 +131,25 @@ def test_the_longest_memory_that_is_written_can_be_read_again(tmp_path):
     assert f"{5:04d}" + 60 * worst in kept.barred
 
 
+def test_a_memory_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    before, after = Standing(configured="a"), Standing(configured="b")
+    write_standing(tmp_path / "state.json", before.model_dump_json())
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+        patched.setattr(os, "fsync", full)
+        write_standing(tmp_path / "state.json", after.model_dump_json())
+    assert read_standing(tmp_path / "state.json") == before
+
+
+def test_a_memory_too_large_to_be_one_is_not_read(tmp_path):
+    (tmp_path / "state.json").write_text(MAX_BYTES * " " + Standing().model_dump_json())
+    with pytest.raises(ConfigError, match="damaged"):
+        read_standing(tmp_path / "state.json")
+
+
 def test_a_bar_that_is_forgotten_is_an_event():
     standing = Standing()
     for i in range(MAX_BARRED + 1):
@@ -135,6 +167,23 @@ async def test_a_server_is_not_started_with_what_was_rolled_back(place, running)
     with pytest.raises(RefusedBundleError, match="drops the cube"):
         async with running(place.config(bundle=b.path, probation=WATCHED, state=state)):
             pass
+
+
+async def test_what_was_given_up_is_no_way_back_whatever_the_memory_says(place, running):
+    a, b = place.bundle("a"), place.bundle("b", 1.0)
+    state = place.root / "state.json"
+    config = place.config(bundle=a.path, state=state)
+    async with running(config):
+        pass
+    kept = read_standing(state)
+    kept.previous = Place(version=b.version, path=str(b.path), backend="onnx")
+    kept.barred = {b.version: Bar(reason="4 of 4 failed", wall="2026-01-01", by_server=True)}
+    write_standing(state, kept.model_dump_json())
+    async with running(config) as run:
+        assert await way_back(run) == ""
+        now = await run.status()
+        assert [slot.version for slot in now.slots] == [a.version]
+        assert (now.events[-1].kind, now.events[-1].version) == ("no way back", b.version)
 
 
 async def test_a_memory_in_which_the_serving_version_is_barred_is_set_right(place, running):
