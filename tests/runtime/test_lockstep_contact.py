@@ -10,7 +10,9 @@ from runtime.guard import GuardLimits
 from runtime.lockstep import LockstepArm
 from runtime.nouns import Source, Waypoint
 from runtime.servo import ServoConfig
-from runtime.streams import TICK_NS
+from runtime.streams import SERVO_NS, STEPS_PER_TICK
+
+TICK_NS = STEPS_PER_TICK * SERVO_NS
 
 LIFT = JOINTS.index("shoulder_lift")
 
