@@ -12,48 +12,17 @@ import grpc
 import numpy as np
 import pytest
 import tiny
+from load import Load
 
 from policies.config import CameraShape
 from policies.keys import KeyPair
 from policy_server.claim import can_come_back
 from policy_server.engine_process import EngineProcess
-from protos.codec import decode_tensor
 from protos.ratchet.v1 import policy_pb2 as pb
 from tests.processes import runs
 from tools.bench.swap_bundles import DAMAGES, damaged, nan_when_blinded
 
 Code = grpc.StatusCode
-
-
-class Client:
-    """Asks one thing after the other; a failed request fails the test."""
-
-    def __init__(self, stub: Any) -> None:
-        self.stub = stub
-        self.versions: list[str] = []
-        self.firsts: list[float] = []
-        self._stopping = False
-        self._answered = asyncio.Event()
-        self._task = asyncio.create_task(self._ask())
-
-    async def _ask(self) -> None:
-        while not self._stopping:
-            reply = await self.stub.Infer(tiny.make_request(len(self.versions)), timeout=20)
-            self.firsts.append(float(decode_tensor(reply.actions, "actions", np.float32, (None, 6))[0, 0]))
-            self.versions.append(reply.version)
-            self._answered.set()
-            await asyncio.sleep(0.003)
-
-    async def more(self, n: int) -> None:
-        goal = len(self.versions) + n
-        async with asyncio.timeout(20):
-            while len(self.versions) < goal:
-                self._answered.clear()
-                await self._answered.wait()
-
-    async def stop(self) -> None:
-        self._stopping = True
-        await self._task
 
 
 def huge_file(path: Path) -> None:
@@ -112,7 +81,7 @@ async def test_each_kind_of_bad_bundle_is_refused_with_its_reason_while_the_old_
     assert bad.keys() == WORDS.keys()
     reasons: dict[str, str] = {}
     async with running(place.config(bundle=good.path, isolation=isolation)) as run:
-        client = Client(run.stub)
+        client = Load(run.stub, pause_s=0.003)
         for name in kinds:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await run.stub.Load(pb.LoadRequest(path=str(bad[name]), activate=True), timeout=30)
@@ -131,7 +100,7 @@ async def test_each_kind_of_bad_bundle_is_refused_with_its_reason_while_the_old_
 async def test_swaps_shadow_and_a_killed_engine_under_a_client(place, running):
     a, b = place.bundle("a"), place.bundle("b", 0.25)
     async with running(place.config(bundle=a.path, isolation="process")) as run:
-        client = Client(run.stub)
+        client = Load(run.stub, pause_s=0.003)
         await client.more(5)
         # A shadow sees what is asked, and its actions go nowhere.
         begun = await run.stub.Shadow(pb.ShadowRequest(bundle=str(b.path)), timeout=30)
@@ -159,10 +128,9 @@ async def test_swaps_shadow_and_a_killed_engine_under_a_client(place, running):
         pids = {slot.version: slot.pid for slot in now.slots}
         assert len({*pids.values(), os.getpid()}) == 3
         offset = {a.version: 0.0, b.version: 0.25}
-        light = client.firsts[0]
+        light = client.answers[0][2]
         assert all(
-            first == pytest.approx(light + offset[version], abs=1e-4)
-            for first, version in zip(client.firsts, client.versions, strict=True)
+            first == pytest.approx(light + offset[version], abs=1e-4) for version, _, first in client.answers
         )
         # The engine dies while its bundle is on probation: back to the one before, by itself.
         os.kill(pids[b.version], signal.SIGKILL)
