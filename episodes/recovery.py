@@ -15,7 +15,7 @@ from typing import Protocol
 from episodes.catalogue import Catalogue
 from episodes.draft import Draft, Scanned, read_journal
 from episodes.errors import DamagedError, StoreError
-from episodes.files import FileLayer
+from episodes.files import FileLayer, io_error
 from episodes.marker import Marker, read_marker
 from episodes.publish import PARTIAL
 from episodes.verify import verify_episode
@@ -97,11 +97,8 @@ def _recatalogue(host: Host, active: set[str], report: RecoveryReport) -> None:
         if durable or episode_id.endswith(PARTIAL):
             continue
         folder = host.root / "episodes" / episode_id
-        problems, _, _ = verify_episode(folder, deep=True)
-        if problems:
-            _reject(host, folder, report)
-        else:
-            sound.append(read_marker(folder))
+        if (marker := _sound(host, folder, report)) is not None:
+            sound.append(marker)
     if sound:
         host.sync_files()
     for marker in sound:
@@ -109,6 +106,15 @@ def _recatalogue(host: Host, active: set[str], report: RecoveryReport) -> None:
         if marker.meta.id not in rows:
             report.recatalogued.append(marker.meta.id)
     report.missing += sorted(rows.keys() - found)
+
+
+def _sound(host: Host, folder: Path, report: RecoveryReport) -> Marker | None:
+    """The marker of an episode that is all there; one that is not is rejected."""
+    problems, _, _ = verify_episode(folder, deep=True)
+    if not problems:
+        return read_marker(folder)
+    _reject(host, folder, report)
+    return None
 
 
 def _reject(host: Host, folder: Path, report: RecoveryReport) -> None:
@@ -122,12 +128,21 @@ def _reject(host: Host, folder: Path, report: RecoveryReport) -> None:
 
 
 def recover_journal(host: Host, path: Path, report: RecoveryReport, reason: str = RECOVERED_REASON) -> None:
-    """Publish what a journal holds; ``reason`` is the episode's when it had not ended."""
+    """Publish what a journal holds; ``reason`` is the episode's when it had not ended.
+
+    An episode that got its name, but not its place in the catalogue, is checked and gets that. The journal
+    goes when the episode, its name and its row are on the disk.
+    """
     episode_id = path.stem
-    if (host.root / "episodes" / episode_id).is_dir():
-        host.files.unlink(path)  # published, and checked above
+    _, promised = host.catalogue.ids().get(episode_id, ("", False))
+    if promised and (host.root / "episodes" / episode_id).is_dir():
+        host.files.unlink(path)
         return
     try:
+        if _finish(host, episode_id, report):
+            host.files.unlink(path)
+            report.completed.append(episode_id)
+            return
         scanned = read_journal(path)
         if scanned.draft is None and path.stat().st_size:
             log.error("journal.unreadable path=%s", path)
@@ -153,6 +168,23 @@ def recover_journal(host: Host, path: Path, report: RecoveryReport, reason: str 
             set_aside(host.root, path, host.files)
         else:
             host.files.unlink(path)
+
+
+def _finish(host: Host, episode_id: str, report: RecoveryReport) -> bool:
+    """Whether the episode's folder was all there: then its files, its name and its row are on the disk.
+
+    The disk failed after the folder got its name. Raises StoreError when it does so again.
+    """
+    folder = host.root / "episodes" / episode_id
+    if not folder.is_dir() or (marker := _sound(host, folder, report)) is None:
+        return False
+    host.sync_files()
+    try:
+        host.files.sync_path(folder.parent)
+    except OSError as error:
+        raise io_error(error, folder.parent) from error
+    host.catalogue.put(marker, durable=True)
+    return True
 
 
 def _usable(scanned: Scanned, path: Path, episode_id: str, reason: str) -> Draft | None:

@@ -157,12 +157,14 @@ class EpisodeStore:
     def publish_draft(self, draft: Draft, journal: Path) -> Marker:
         """Publish what ``draft`` holds and add its catalogue row. Raises StoreError, the journal kept."""
         durable = self.durability == "fsync"
+        kept = f"; episode {draft.episode_id} is kept in {journal} and published when there is room"
         try:
             marker = publish(draft, journal, self.root / "episodes", self.files, durable)
+            self.catalogue.put(marker, durable)
         except OSError as error:
-            kept = f"; episode {draft.episode_id} is kept in {journal} and published when there is room"
             raise io_error(error, self.root / "episodes" / draft.episode_id, kept) from error
-        self.catalogue.put(marker, durable)
+        except StoreError as error:
+            raise type(error)(error.what + kept, error.remedy) from error
         if not durable:
             with self._writers_lock:
                 self._unsynced.append(draft.episode_id)

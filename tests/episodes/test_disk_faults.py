@@ -7,6 +7,7 @@ import errno
 import os
 import resource
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -65,6 +66,25 @@ class FailingLayer(FileLayer):
     def rename(self, source: Path, target: Path) -> None:
         self._count()
         super().rename(source, target)
+
+
+class LateLayer(FileLayer):
+    """While ``failing``, the sync of ``folder``, which comes after the rename, fails; ``synced`` is told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.failing = False
+        self.synced: list[Path] = []
+
+    def sync_path(self, path: Path) -> None:
+        if self.failing and path == self.folder:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().sync_path(path)
+        self.synced.append(path)
+
+    def sync_filesystem(self, path: Path) -> None:
+        super().sync_filesystem(path)
+        self.synced.append(path)
 
 
 def record_until_it_fails(store: EpisodeStore) -> StoreError | None:
@@ -191,6 +211,63 @@ def test_what_was_thrown_away_after_a_disk_error_stays_thrown_away(tmp_path: Pat
         writer.discard()
         assert not store.publish_left()
         assert store.ids() == []
+
+
+@pytest.mark.parametrize("where", ["catalogue", "folder"])
+def test_what_failed_after_its_name_was_given_gets_its_row_before_its_journal_goes(
+    tmp_path: Path, where: str
+) -> None:
+    layer = LateLayer(tmp_path / "s" / "episodes")
+    with EpisodeStore.open(tmp_path / "s", files=layer) as store:
+        database = store.catalogue._db
+        if where == "catalogue":
+            (pages,) = database.execute("PRAGMA page_count").fetchone()
+            database.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own word for a full disk
+        layer.failing = where == "folder"
+        spec = SPEC.model_copy(update={"provenance": {"note": "x" * 20_000}})  # more than the pages have
+        writer = store.begin(spec, config=LOSSLESS, episode_id="running")
+        record_ticks(writer, TICKS)
+        with pytest.raises(RecordingError, match="running is kept in"):
+            writer.end("success", "done").wait(30)
+        folder, journal = (store.root / name for name in ("episodes/running", "journals/running.journal"))
+        assert (folder.is_dir(), journal.exists(), store.ids()) == (True, True, [])
+        assert "running" in store.publish_left().failed, "the disk is no better"
+        assert journal.exists()
+        layer.failing = False
+        database.execute("PRAGMA max_page_count = 1000000")
+        layer.synced.clear()
+        assert store.publish_left().completed == ["running"]
+        assert {store.root, folder.parent} <= set(layer.synced)
+        assert not journal.exists()
+        assert store.catalogue.ids()["running"][1], "its row says that it is on the disk"
+        assert store.verify().ok
+        check_prefix(store)
+        assert not store.publish_left()
+
+
+def test_what_is_not_whole_under_its_name_is_published_again_from_its_journal(tmp_path: Path) -> None:
+    layer = LateLayer(tmp_path / "s" / "episodes")
+    with EpisodeStore.open(tmp_path / "s", files=layer) as store:
+        layer.failing = True
+        writer = store.begin(SPEC, config=LOSSLESS, episode_id="running")
+        record_ticks(writer, TICKS)
+        with pytest.raises(RecordingError):
+            writer.end("success", "done").wait(30)
+        layer.failing = False
+        victim = next((store.root / "episodes/running/action").rglob("0*"))
+        victim.write_bytes(bytes(victim.stat().st_size))
+        assert store.publish_left().completed == ["running"]
+        assert store.verify().ok
+        check_prefix(store)
+
+
+def test_a_catalogue_whose_commit_failed_takes_the_next_row(store: EpisodeStore) -> None:
+    database = store.catalogue._db
+    database.execute("PRAGMA foreign_keys = ON")
+    database.execute("CREATE TABLE part (of TEXT REFERENCES episodes (id) DEFERRABLE INITIALLY DEFERRED)")
+    with pytest.raises(sqlite3.IntegrityError), store.catalogue._transaction():
+        database.execute("INSERT INTO part VALUES ('nothing')")  # only the commit refuses it
+    assert record_episode(store, TICKS) in store.ids()
 
 
 async def test_the_service_publishes_it_by_itself(tmp_path: Path) -> None:
