@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from itertools import pairwise
@@ -12,6 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from learner.errors import ConfigError
+from protos.configuration import first_problem
 
 
 class _Frozen(BaseModel):
@@ -223,22 +223,6 @@ def parse_config(raw: Mapping[str, Any], kind: type[C], where: str) -> C:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "file"
-        hint = "see the documentation of the configuration"
-        if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(first["loc"][-1]), _keys(kind), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "remove it"
-            raise ConfigError(f"{where}: unknown key {key}", hint) from None
-        raise ConfigError(f"{where}: {key}: {first['msg']}", hint) from None
-
-
-def _keys(kind: type[BaseModel]) -> list[str]:
-    """Names of all fields, nested ones included."""
-    names: list[str] = []
-    for name, described in kind.model_fields.items():
-        names.append(name)
-        inner = described.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            names += _keys(inner)
-    return names
+        problem = first_problem(kind, error)
+        hint = problem.hint or "see the documentation of the configuration"
+        raise ConfigError(f"{where}: {problem.what}", hint) from None

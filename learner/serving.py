@@ -35,6 +35,7 @@ class PolicyServer:
 
     def __init__(self, address: str, timeout_s: float = 120.0, identity: Identity | None = None) -> None:
         self._address = address
+        self._identity = identity
         self._timeout_s = timeout_s
         self._channel = open_sync_channel(address, identity)
         self._stub = policy_pb2_grpc.PolicyServiceStub(self._channel)
@@ -101,11 +102,16 @@ class PolicyServer:
     ) -> None:
         self.close()
 
+    def _why_not(self) -> str:
+        if self._identity is None and not self._address.startswith("unix:"):
+            return "start ratchet serve, or give --tls if it runs behind TLS"
+        return "start ratchet serve"
+
     def _error(self, what: str, error: grpc.RpcError) -> ServerError:
         code = error.code() if isinstance(error, grpc.Call) else None
         detail = (error.details() or "") if isinstance(error, grpc.Call) else str(error)
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-            return ServerError(f"policy server at {self._address} does not answer", "start ratchet serve")
+            return ServerError(f"policy server at {self._address} does not answer", self._why_not())
         return ServerError(f"policy server at {self._address} would not {what}: {detail}", "see its log")
 
 

@@ -13,6 +13,7 @@ from policy_server.claim import MAX_PRIORITY
 from policy_server.errors import ConfigError
 from policy_server.probation import ProbationConfig
 from protos.access.door import AccessConfig
+from protos.configuration import first_problem
 
 Backend = Literal["onnx", "onnx-int8", "torch", "compile"]
 BACKENDS: tuple[Backend, ...] = ("onnx", "onnx-int8", "torch", "compile")
@@ -175,7 +176,4 @@ def make_config(raw: dict[str, object], where: str) -> ServerConfig:
     try:
         return ServerConfig.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "configuration"
-        reason = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{where}: {key}: {reason}") from error
+        raise ConfigError(f"{where}: {first_problem(ServerConfig, error)}") from error

@@ -22,7 +22,7 @@ from policy_server.gate import Gate
 from policy_server.notify import notify, watchdog_interval_s
 from policy_server.service import PolicyServicer
 from protos.access.door import open_doors
-from protos.access.errors import CredentialsError
+from protos.access.errors import CredentialsError, DoorError
 from protos.ratchet.v1 import policy_pb2, policy_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -166,14 +166,9 @@ def until_gone(parent_pid: int | None, stop: asyncio.Event) -> Iterator[None]:
 
 def _listen(server: grpc.aio.Server, config: ServerConfig) -> int:
     try:
-        port = open_doors(server, config.address, config)
-    except CredentialsError as error:
+        return open_doors(server, config.address, config)
+    except (CredentialsError, DoorError) as error:
         raise ConfigError(str(error)) from error
-    except RuntimeError as error:
-        raise ConfigError(f"cannot listen on {config.address}: is another server there?") from error
-    if port == 0:
-        raise ConfigError(f"cannot listen on {config.address}: is another server there?")
-    return port
 
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:

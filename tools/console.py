@@ -19,6 +19,7 @@ from tools.errors import UsageError
 
 # Nothing is cut off where a program or a file reads.
 _PIPE_WIDTH = 240
+_BARRED = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EROFS)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -67,10 +68,13 @@ def text(value: object) -> str:
 
 @contextmanager
 def disk_errors(where: Path) -> Iterator[None]:
-    """A full disk below ``where`` becomes a UsageError that says so."""
+    """A full disk, or a folder below ``where`` that cannot be written, becomes a UsageError that says so."""
     try:
         yield
     except OSError as error:
+        if error.errno in _BARRED and error.filename and Path(error.filename).is_relative_to(where):
+            why = (error.strerror or "refused").lower()
+            raise UsageError(f"cannot write {error.filename} ({why}); choose another folder") from error
         if error.errno not in _FULL:
             raise
         raise UsageError(f"no space left writing below {where}; free some and run it again") from error

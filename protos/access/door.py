@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from protos.access import tokens
 from protos.access.attempts import FailedAttempts, origin_of
 from protos.access.call import CALLER
-from protos.access.errors import CredentialsError, UnidentifiedError
+from protos.access.errors import CredentialsError, DoorError, UnidentifiedError
 from protos.access.limits import RateLimit
 from protos.access.revoked import RevokedList
 from protos.access.roles import Caller, Role, RoleName, authorise, caller_from_uris
@@ -176,17 +176,29 @@ class Doorkeeper:
 def open_doors(server: grpc.aio.Server, address: str, config: AccessConfig) -> int:
     """Have ``server`` listen at ``address``, and at the door for people; the first one's port.
 
-    Raises CredentialsError for unusable files and RuntimeError when an address cannot be had.
+    Raises CredentialsError for unusable files and DoorError when an address cannot be had.
     """
     if config.tls is None:
-        port = server.add_insecure_port(address)
+        port = _listen(address, server.add_insecure_port)
     else:
-        port = server.add_secure_port(address, server_credentials(config.tls))
+        ours = server_credentials(config.tls)
+        port = _listen(address, lambda where: server.add_secure_port(where, ours))
         if config.people is not None:
-            server.add_secure_port(config.people.address, people_credentials(config.tls))
+            theirs = people_credentials(config.tls)
+            _listen(config.people.address, lambda where: server.add_secure_port(where, theirs))
     if address.startswith("unix:"):
         # Group members may connect, others may not: plaintext rests on this.
         Path(address.removeprefix("unix:")).chmod(0o660)
+    return port
+
+
+def _listen(address: str, add: Callable[[str], int]) -> int:
+    try:
+        port = add(address)
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        raise DoorError(f"cannot listen on {address}", "is another server there, or its directory missing?")
     return port
 
 

@@ -40,6 +40,12 @@ class TooFastError(AccessError):
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+class DoorError(AccessError):
+    """An address where callers were to knock cannot be had."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+
 class CredentialsError(AccessError):
     """A certificate, key or token file is missing, unreadable or not what it should be."""
 

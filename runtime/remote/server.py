@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from hal.clock import Clock, MonotonicClock
 from protos.access.door import open_doors
+from protos.access.errors import DoorError
 from protos.ratchet.v1 import robot_pb2, robot_pb2_grpc
 from runtime.health import HealthBoard
 from runtime.remote.config import RemoteConfig
@@ -84,10 +85,8 @@ class RemoteServer:
         address = self._config.address
         try:
             port = open_doors(server, address, self._config)
-        except RuntimeError as error:
-            raise RemoteConfigError(
-                f"cannot listen on {address}", "is another runtime using it, or its directory missing?"
-            ) from error
+        except DoorError as error:
+            raise RemoteConfigError(error.what, error.remedy) from error
         if address.startswith("unix:"):
             return address
         return f"{address.rpartition(':')[0]}:{port}"

@@ -14,7 +14,7 @@ import click
 from policies.bundle import Precision
 from tools.bench.common import quantile, show
 from tools.console import say
-from tools.options import json_flag
+from tools.options import FiniteRange, json_flag
 
 if TYPE_CHECKING:  # torch takes a second
     from policies.act import ACT
@@ -39,7 +39,7 @@ _LEAST_ROUNDS = 10
 @click.option(
     "--threads", type=click.IntRange(1, 64), help="Of both [default: the processors here, at most 2]."
 )
-@click.option("--seconds", type=click.FloatRange(0.1, 600), default=20.0, show_default=True)
+@click.option("--seconds", type=FiniteRange(0.1, 600), default=20.0, show_default=True)
 @json_flag
 def command(threads: int | None, seconds: float, as_json: bool) -> None:
     """ACT (dim 512, 4 encoder layers, chunk 100) over two 640x480 cameras: both backbones side by side.

@@ -15,7 +15,7 @@ from tools.bench import backbones
 from tools.bench.common import quantile, show
 from tools.console import say
 from tools.errors import UsageError
-from tools.options import json_flag
+from tools.options import FiniteRange, json_flag
 
 SIZES = "640x480,320x240,128x128"
 BUDGET = 5.0
@@ -36,9 +36,7 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @click.option("--sizes", default=SIZES, show_default=True, help="WxH of the two cameras, several by comma.")
 @click.option("--threads", type=click.IntRange(1, 64), help="Of every form [default: the processors here].")
-@click.option(
-    "--seconds", type=click.FloatRange(0.1, 600), default=15.0, show_default=True, help="Each size."
-)
+@click.option("--seconds", type=FiniteRange(0.1, 600), default=15.0, show_default=True, help="Each size.")
 @click.option("--spinning", is_flag=True, help="Let ONNX Runtime's threads burn their core while waiting.")
 @click.option("--no-compile", is_flag=True, help="Leave out torch.compile, which takes most of the time.")
 @click.option("--no-backbones", is_flag=True, help="Leave out the second backbone (see bench backbones).")

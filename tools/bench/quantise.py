@@ -61,6 +61,11 @@ def command(
     """
     from tools.bench.quantise_loop import closed_loop
 
+    for given in (demo, demo_store, trust):
+        if given is not None and not given.is_dir():
+            raise UsageError(f"no folder {given}; `make demo` makes a bundle and its episodes")
+    if demo is None and not dataset.is_dir():
+        raise UsageError(f"no LeRobot dataset at {dataset}; give --dataset, or --demo and --demo-store")
     figures: dict[str, Any] = {}
     with TemporaryDirectory(prefix="ratchet-bench-quantise-") as scratch:
         place = work or Path(scratch)

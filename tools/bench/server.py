@@ -17,6 +17,7 @@ from tools.bench.common import quantile, show
 from tools.bench.server_client import Arm
 from tools.bench.server_fleet import run_fleet
 from tools.children import Child
+from tools.options import FiniteRange
 from tools.progress import bar
 
 CAMERA = (480, 640)
@@ -49,7 +50,7 @@ def _counts(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...
     "  ratchet bench server --policy tiny --seconds 3\n",
 )
 @click.option("--clients", default="1,4,16", callback=_counts, show_default=True, help="How many at a time.")
-@click.option("--seconds", type=click.FloatRange(1, 600), default=6.0, show_default=True, help="For each.")
+@click.option("--seconds", type=FiniteRange(1, 600), default=6.0, show_default=True, help="For each.")
 @click.option(
     "--policy",
     "policies",

@@ -22,6 +22,7 @@ from tools.bench.memory import held_mb, resident_mb
 from tools.bench.swap_bundles import Bundles, make
 from tools.bench.swap_client import PERIOD_NS, Arm
 from tools.children import Child
+from tools.options import FiniteRange
 from tools.progress import bar
 
 _WARM_LOADS = 4  # until as many bundles are resident as ever will be
@@ -52,7 +53,11 @@ class Swaps:
 @click.option("--small", is_flag=True, help="A tiny network in place of the published 51.6 M weights.")
 @click.option("--isolation", type=click.Choice(["process", "thread"]), default="process", show_default=True)
 @click.option(
-    "--quiet-s", type=float, default=10.0, show_default=True, help="Without swaps, to compare with."
+    "--quiet-s",
+    type=FiniteRange(0.0, 600.0),
+    default=10.0,
+    show_default=True,
+    help="Without swaps, to compare with.",
 )
 @click.option("--folder", type=click.Path(path_type=Path), help="Keep the bundles here for the next time.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")

@@ -20,6 +20,7 @@ from tools.console import disk_errors, say, show_fields, show_json, show_table
 from tools.errors import UsageError
 from tools.options import (
     PATH,
+    FiniteRange,
     json_flag,
     keys_option,
     registry_options,
@@ -148,7 +149,14 @@ def add(bundle: Path, registry: Path | None, name: str, keys: Path | None, trust
 @click.option("--out", type=PATH, required=True, help="Where the bundle goes; must not exist.")
 @click.option("--name", default="policy", show_default=True, help="Name of the policy.")
 @click.option("--robot", help="Kind of robot [default: koch with --calibration, else unknown].")
-@click.option("--rate", "rate_hz", type=float, default=30.0, show_default=True, help="Control rate, Hz.")
+@click.option(
+    "--rate",
+    "rate_hz",
+    type=FiniteRange(1.0, 1000.0),
+    default=30.0,
+    show_default=True,
+    help="Control rate, Hz.",
+)
 @click.option("--state-names", default="", help="Names of the joints measured, with commas.")
 @click.option("--action-names", default="", help="Names of the joints driven, with commas.")
 @click.option("--calibration", type=PATH, help="The Koch follower's LeRobot calibration: to speak rad.")

@@ -14,7 +14,7 @@ from protos.ratchet.v1 import policy_pb2 as pb
 from tools.commands.serve import ADDRESS
 from tools.console import say, show_fields, show_json, show_table
 from tools.errors import UsageError
-from tools.options import json_flag, server_identity_option
+from tools.options import FiniteRange, json_flag, server_identity_option
 from tools.progress import bar
 
 _POLL_S = 0.5
@@ -28,7 +28,7 @@ _POLL_S = 0.5
 @click.argument("bundle", metavar="VERSION|PATH")
 @click.option("--server", default=ADDRESS, show_default=True, help="The policy server's address.")
 @server_identity_option
-@click.option("--seconds", type=click.FloatRange(1, 86_400), default=60.0, show_default=True)
+@click.option("--seconds", type=FiniteRange(1, 86_400), default=60.0, show_default=True)
 @json_flag
 def shadow(bundle: str, server: str, tls: Path | None, seconds: float, as_json: bool) -> None:
     """Run a second bundle on what the serving one is asked, and compare the actions. None is sent.

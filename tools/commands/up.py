@@ -63,7 +63,7 @@ Examples:
 )
 @click.option(
     "--ensemble",
-    type=click.FloatRange(-1.0, 1.0),
+    type=FiniteRange(-1.0, 1.0),
     help="With --sim: ask the policy in every tick and average, with this decay (ACT: 0.01).",
 )
 @click.option("--trust", type=click.Path(path_type=Path), help="Directory of trusted public keys.")

@@ -26,6 +26,10 @@ def test_a_key_elsewhere(tmp_path: Path) -> None:
     assert str(tmp_path / "k") in ratchet("keys", "show", "--keys", tmp_path / "k").out
 
 
+def test_a_folder_that_cannot_be_made() -> None:
+    assert "cannot write /proc/keys/x (" in ratchet("keys", "init", "--keys", "/proc/keys/x").one_line()
+
+
 def test_there_is_nothing_to_show_before_init() -> None:
     assert "make one with `ratchet keys init`" in ratchet("keys", "show").one_line()
 

@@ -212,7 +212,7 @@ def test_with_the_calibration_it_is_a_kochs(tmp_path: Path, monkeypatch: pytest.
         (["--state-names", "a,b"], "has 2 names, the checkpoint 6 values"),
         (["--calibration", "none.json"], "there is no calibration none.json"),
         (["--store", "none"], "no episode store in none"),
-        (["--rate", "-1"], "rate_hz"),
+        (["--rate", "nan"], "--rate"),
     ],
 )
 def test_mistakes_of_an_import_are_one_line(tmp_path: Path, options: list[str], expected: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,24 @@ def test_a_server_answers_follows_a_promotion_and_goes_back(toys: Toys, tmp_path
 )
 def test_what_it_will_not_serve_at(toys: Toys, options: list[str], expected: str) -> None:
     assert expected in ratchet("serve", toys.bundle, "--keys", toys.keys, *options).one_line()
+
+
+def test_the_door_that_cannot_be_opened_is_named(toys: Toys, tmp_path: Path) -> None:
+    ratchet("keys", "init", "--keys", tmp_path / "keys")
+    tls = ("--tls", tmp_path / "keys" / "server", "--address", "127.0.0.1:0")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        people = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = ratchet("serve", toys.bundle, "--keys", toys.keys, *tls, "--people", people)
+    assert f"cannot listen on {people}; is another server there" in done.err
+    assert done.code == 2
+
+
+def test_a_wrong_key_of_its_file_is_named_with_the_right_one(toys: Toys, tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text("max_bach = 3\n")
+    line = ratchet("serve", "--config", tmp_path / "s.toml").one_line()
+    assert "unknown key 'max_bach'; did you mean 'max_batch'?" in line
 
 
 def test_no_bundle_there(toys: Toys, tmp_path: Path) -> None:
