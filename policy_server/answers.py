@@ -16,10 +16,11 @@ def add_deployment(
 ) -> None:
     """Fill in what a status says of swaps, probation and shadow."""
     standing, previous = deployment.standing, slots.previous
-    for message, slot in zip(response.slots, slots.slots, strict=True):
-        message.previous = slot is previous
-        message.pid = slot.pid
-        message.path = str(slot.path)
+    for message in response.slots:
+        message.previous = previous is not None and (message.version, message.backend) == (
+            previous.version,
+            previous.backend,
+        )
     response.previous = previous.version if previous else ""
     if standing.trial is not None:
         response.probation.CopyFrom(_probation(deployment))

@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from policy_server.backends import check_backend
-from policy_server.config import Backend, ServerConfig
+from policy_server.config import ServerConfig
 from policy_server.engine_process import wait_for_ended
 from policy_server.errors import RefusedBundleError, RollbackError, ServerError, UnknownVersionError
-from policy_server.loading import Loaded, allowed_path, load_slot
+from policy_server.loader import Loader
+from policy_server.loading import Loaded
+from policy_server.memory import Memory
+from policy_server.revival import Reviver
 from policy_server.shadow import ShadowDesk
 from policy_server.slots import BundleSlots, Serving, Slot
-from policy_server.standing import Place, Standing, read_standing, write_standing
+from policy_server.standing import Place, Standing, Trial, read_standing
 from policy_server.trial import Judge
 
 log = logging.getLogger(__name__)
 
-_REVIVE_PAUSE_S = 1.0
 _END_S = 2.0
+_READY_TRIES = 3
 
 
 class Deployment:
@@ -39,12 +39,13 @@ class Deployment:
         self.standing: Standing = read_standing(config.state)
         self.judge = Judge(config.probation, self.standing)
         self.shadows = ShadowDesk(slots, config.shadow_s, config.threads)
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="standing")
-        self._loading = asyncio.Lock()
+        self._loader = Loader(config, slots.check_replacement, self.standing)
+        self._reviver = Reviver(slots, self._loader, self.standing, self._save_soon)
+        self._memory = Memory(config.state)
         self._unanswered = 0
         self._way_back: Place | None = None  # what served before the last restart, until it is loaded
         self._returning: asyncio.Task[None] | None = None
+        self._going_back: asyncio.Task[None] | None = None  # to a version that has to be made ready first
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -59,8 +60,8 @@ class Deployment:
         refusals: list[tuple[str, ServerError]] = []
         for place in [place for place in places if place is not None]:
             try:
-                loaded = await self._load(place.path, place.backend)
-                self._refuse_barred(loaded.slot.version, f"serve another, or move {config.state} away")
+                loaded = await self._loader.load(place.path, place.backend)
+                self.judge.refuse_barred(loaded.slot.version, f"serve another, or move {config.state} away")
             except ServerError as error:
                 refusals.append((place.path, error))
                 continue
@@ -80,11 +81,11 @@ class Deployment:
         self, path: str, backend: str, activate: bool, *, by_person: bool = False, probation: bool = True
     ) -> tuple[Loaded, Serving | None]:
         """Load a bundle beside the serving one; raises ServerError and leaves that one serving."""
-        loaded = await self._load(path, backend)
+        loaded = await self._loader.load(path, backend)
         if activate:  # what is refused is not kept
             self._slots.check_replacement(loaded.slot.manifest, loaded.slot.spec, loaded.slot.version)
             if not by_person:
-                self._refuse_barred(loaded.slot.version)
+                self.judge.refuse_barred(loaded.slot.version)
         slot = self._keep(loaded.slot)
         return loaded, await self._activate(slot, by_person, probation) if activate else None
 
@@ -97,13 +98,19 @@ class Deployment:
         return await self._activate(slot, by_person, probation)
 
     async def roll_back(self, why: str) -> Serving:
-        """A person's word: serve the predecessor again, bar the present one. Raises RollbackError."""
+        """A person's word: serve the predecessor again, bar the present one. Raises ServerError.
+
+        A predecessor whose engine has ended is loaded again first, behind what serves.
+        """
         if self._way_back is not None and self._returning is not None:
             await asyncio.wait([self._returning])
-        way_back = self._slots.previous
-        if way_back is not None:
-            await self.shadows.release(way_back)
-        serving = self._give_up(why or "rolled back by hand", by_server=False, to=None)
+        before, way_back = self._slots.serving, self._slots.previous
+        if before is not None and way_back is not None:
+            way_back = await self._ready(way_back)
+            now = self._slots.serving
+            if self._slots.previous is not way_back or now is None or now.slot.version != before.slot.version:
+                raise RollbackError("another bundle was put in service meanwhile; look at the status")
+        serving = self._give_up(why or "rolled back by hand", by_server=False, to=way_back)
         await self._save()
         return serving
 
@@ -113,11 +120,11 @@ class Deployment:
         if verdict == "passed":
             self._slots.pinned.pop("fallback", None)
         reason = self.judge.reason
-        rolled_back = verdict == "failed" and await self._give_up_trial(reason)
+        rolled_back = verdict == "failed" and self._give_up_trial(reason)
         await self._save()
-        if verdict == "failed":
-            return "rolled back" if rolled_back else ""
-        return verdict
+        if verdict == "failed" and not rolled_back:
+            return "" if self._proven() is None else "probation"  # until the way back is ready
+        return "rolled back" if rolled_back else verdict
 
     async def answered(self, serving: Serving, fine: bool) -> None:
         """Note whether a run gave finite actions; several in a row that don't end in a way back."""
@@ -126,23 +133,28 @@ class Deployment:
             return
         self._unanswered = 0
         reason = f"{self._config.probation.failed_inferences} requests in a row without an answer"
-        if await self._give_up_trial(reason):
-            self._start(self._save())
-        elif not serving.slot.alive:
-            self._start(self._revive(serving.slot))
+        if self._give_up_trial(reason):
+            self._save_soon()
+        elif not serving.slot.alive and self._proven() is None:
+            self._reviver.begin(serving.slot)
 
     def tick(self, seconds: float) -> None:
-        """Let time pass on a probation and a shadow."""
+        """Let time pass on a probation and a shadow; load again whose engine has ended."""
         self.shadows.tick()
         if self.judge.pass_time(seconds):
             self._slots.pinned.pop("fallback", None)
-            self._start(self._save())
+            self._save_soon()
+        serving = self._slots.serving
+        # While it can be given up, what serves is: that is quicker than a load.
+        self._reviver.tick(but=() if serving is None or self._proven() is None else (serving.slot,))
 
     async def shadow(self, bundle: str, backend: str, seconds: float) -> None:
         """Have a resident version, or a bundle at a path, see what is asked. Raises ServerError."""
         slot = self._slots.find(bundle)
         if slot is None:
-            slot = self._keep((await self._load(bundle, backend)).slot)
+            slot = self._keep((await self._loader.load(bundle, backend)).slot)
+        elif not slot.alive:
+            slot = await self._reviver.again(slot)
         await self.shadows.begin(slot, seconds)
 
     def knows(self, version: str) -> bool:
@@ -162,25 +174,14 @@ class Deployment:
     def close(self) -> None:
         """Stop the threads; a load in progress is waited for."""
         self.shadows.close()
+        self._reviver.close()
         for task in self._tasks:
             task.cancel()
-        self._loader.shutdown(wait=True, cancel_futures=True)
-        self._writer.shutdown(wait=True)
+        self._loader.close()
+        self._memory.close()
         for slot in self._slots.slots:
             slot.close()
         wait_for_ended(_END_S)
-
-    async def _load(self, path: str, backend: str) -> Loaded:
-        known: Backend = check_backend(backend, self._config.backend)
-        directory = allowed_path(path, self._config.roots)
-        async with self._loading:
-            loaded = await asyncio.get_running_loop().run_in_executor(
-                self._loader, load_slot, directory, known, self._config, self._slots.check_replacement
-            )
-        if loaded.slot.passed_over:
-            reason = "; ".join(loaded.slot.passed_over)
-            self.standing.note("slower provider", loaded.slot.version, reason=reason)
-        return loaded
 
     def _keep(self, slot: Slot) -> Slot:
         """The slot that is resident from here on: the one that was, unless its engine has ended."""
@@ -191,14 +192,14 @@ class Deployment:
 
     async def _activate(self, slot: Slot, by_person: bool, probation: bool) -> Serving:
         """Switch, in one step of the event loop: nothing comes between the checks and the switch."""
-        await self.shadows.release(slot)
+        if not by_person:
+            self.judge.refuse_barred(slot.version)
+        slot = await self._ready(slot)
         before, standing = self._slots.serving, self.standing
         if before is not None and before.slot is slot:
             return before
-        if not slot.alive:
-            raise RefusedBundleError(f"the engine of bundle {slot.version} has ended; load it again")
-        if not by_person:
-            self._refuse_barred(slot.version)
+        if not by_person:  # now, maybe
+            self.judge.refuse_barred(slot.version)
         serving = self._slots.activate(slot)
         self._way_back = None
         if standing.barred.pop(slot.version, None) is not None:
@@ -235,16 +236,44 @@ class Deployment:
             return None
         return self._slots.pinned.get("fallback")
 
-    async def _give_up_trial(self, reason: str) -> bool:
-        """Back to the last version that proved itself; False when there is no need or no way."""
-        fallback = self._proven()
-        if fallback is None:
+    async def _ready(self, slot: Slot) -> Slot:
+        """The slot, or one in its place, that could serve at once. Raises ServerError. Serving goes on."""
+        for _ in range(_READY_TRIES):
+            await self.shadows.release(slot)
+            if not slot.alive:
+                slot = await self._reviver.again(slot)
+            if slot.alive and self.shadows.free(slot):
+                return slot
+        raise RefusedBundleError(f"the engine of bundle {slot.version} ends again and again; load another")
+
+    def _give_up_trial(self, reason: str) -> bool:
+        """Back to the last version that proved itself, at once: requests wait for this.
+
+        False when there is no need or no way, and when that version has to be made ready first.
+        """
+        fallback, trial = self._proven(), self.standing.trial
+        if fallback is None or trial is None:
             return False
-        await self.shadows.release(fallback)
-        if self._proven() is not fallback:  # somebody was quicker
-            return False
-        self._give_up(reason, by_server=True, to=fallback)
-        return True
+        if fallback.alive and self.shadows.free(fallback):
+            self._give_up(reason, by_server=True, to=fallback)
+            return True
+        if self._going_back is None or self._going_back.done():
+            self._going_back = self._start(self._go_back(fallback, trial, reason))
+        return False
+
+    async def _go_back(self, fallback: Slot, trial: Trial, reason: str) -> None:
+        """Make the way back ready behind what serves, then go; if it can't be, have one of them loaded."""
+        try:
+            fallback = await self._ready(fallback)
+        except ServerError as error:
+            log.error("deployment.not_rolled_back version=%s reason=%s", trial.version, error)
+            serving = self._slots.serving
+            if serving is not None and not serving.slot.alive:
+                self._reviver.begin(serving.slot)
+            return
+        if self.standing.trial is trial and self._proven() is fallback:
+            self._give_up(reason, by_server=True, to=fallback)
+            await self._save()
 
     def _give_up(self, why: str, *, by_server: bool, to: Slot | None) -> Serving:
         before = self._slots.serving
@@ -262,13 +291,6 @@ class Deployment:
         log.warning("deployment.rolled_back version=%s to=%s reason=%s", version, serving.slot.version, why)
         return serving
 
-    def _refuse_barred(self, version: str, remedy: str = "only a person puts it back") -> None:
-        bar = self.standing.barred.get(version)
-        if bar is not None:
-            raise RefusedBundleError(
-                f"bundle {version} was rolled back on {bar.wall} ({bar.reason}); {remedy}"
-            )
-
     async def _resume(self, version: str) -> None:
         """After a restart: the way back of a probation has to be there at once, any other comes later."""
         standing = self.standing
@@ -281,7 +303,7 @@ class Deployment:
             slot = await self._load_again(place)
         except ServerError as error:
             self.judge.end()
-            self._no_way_back(place, error)
+            self.standing.note("no way back", place.version, reason=str(error))
             return
         self._slots.pinned["fallback"] = slot
         self._slots.stand_by(slot)
@@ -292,7 +314,7 @@ class Deployment:
             slot = await self._load_again(place)
         except ServerError as error:
             if self._way_back is place:
-                self._no_way_back(place, error)
+                self.standing.note("no way back", place.version, reason=str(error))
         else:
             serving = self._slots.serving
             if self._way_back is place and serving is not None and serving.slot is not slot:
@@ -302,45 +324,20 @@ class Deployment:
 
     async def _load_again(self, place: Place) -> Slot:
         """A version that served before. Raises ServerError, also when another is in its place by now."""
-        self._refuse_barred(place.version)
-        loaded = await self._load(place.path, place.backend)
-        if loaded.slot.version != place.version:
-            raise RefusedBundleError(f"{place.path} holds bundle {loaded.slot.version} now")
-        return self._slots.add(loaded.slot)
-
-    def _no_way_back(self, place: Place, error: ServerError) -> None:
-        log.warning("deployment.no_way_back version=%s reason=%s", place.version, error)
-        self.standing.note("no way back", place.version, reason=str(error))
-
-    async def _revive(self, dead: Slot) -> None:
-        """Load a bundle again whose engine process has ended while it served, with nothing to go back to."""
-        while (serving := self._slots.serving) is not None and serving.slot is dead:
-            try:
-                loaded = await self._load(str(dead.path), dead.backend)
-            except ServerError as error:
-                log.error("deployment.not_revived version=%s reason=%s", dead.version, error)
-                await asyncio.sleep(_REVIVE_PAUSE_S)
-                continue
-            self._slots.replace(dead, loaded.slot)
-            self.standing.note("revived", dead.version, reason="its engine process had ended")
-            await self._save()
+        self.judge.refuse_barred(place.version)
+        return self._keep(await self._loader.again(place))
 
     async def _save(self) -> None:
-        """Put the present state on disk; the disk's trouble does not stop the serving."""
-        path, standing = self._config.state, self.standing
-        serving = self._slots.serving
+        """Put the present state on disk."""
+        standing, serving = self.standing, self._slots.serving
         standing.serving = None if serving is None else serving.slot.place
         previous, fallback = self._slots.previous, self._slots.pinned.get("fallback")
         standing.previous = self._way_back if previous is None else previous.place
         standing.fallback = None if fallback is None else fallback.place
-        if path is None:
-            return
-        begin, text = time.perf_counter(), standing.model_dump_json()
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._writer, write_standing, path, text)
-        except OSError as error:
-            log.error("deployment.not_saved path=%s reason=%s", path, error)
-        log.debug("deployment.saved ms=%.1f", (time.perf_counter() - begin) * 1e3)
+        await self._memory.keep(standing)
+
+    def _save_soon(self) -> None:
+        self._start(self._save())
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

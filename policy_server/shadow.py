@@ -7,6 +7,7 @@ work is skipped and counted. Only the differences are kept.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,11 @@ from policy_server.engine_process import ProcessSession
 from policy_server.errors import RefusedBundleError
 from policy_server.slots import BundleSlots, Slot
 
+log = logging.getLogger(__name__)
+
 _RECENT = 4096
+_SERVES = "it serves now"
+_LEAVE_S = 1.0  # for a run under way when its engine is needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,7 @@ class Shadow:
     def running(self) -> bool:
         """Whether it still looks at observations; its time may just have run out."""
         if self._ended is None and time.monotonic() - self._began > self._seconds:
-            self._end("its time is over")
+            self.end("its time is over")
         return self._ended is None
 
     @property
@@ -83,7 +88,7 @@ class Shadow:
 
     def wants(self, serving: Slot) -> bool:
         """Whether the next observation should be shown to it; one that is not is counted as skipped."""
-        if not self.running or serving is self.slot:
+        if not self.running or serving is self.slot or not self.slot.alive:
             return False
         if self.busy:
             self._skipped += 1
@@ -92,19 +97,27 @@ class Shadow:
 
     def look(self, observed: Observed, served: npt.NDArray[np.float32], serving: Slot) -> None:
         """Run on an observation behind everything else; ``served`` (H, A) is what was answered."""
+        if self._ended is not None:  # since it was asked; its slot may serve by now
+            return
         self._serving = serving.version
         loop = asyncio.get_running_loop()
         self._busy = asyncio.ensure_future(self._compare(loop, observed, served, serving))
 
     async def stop(self, reason: str) -> None:
-        """End it, and wait for the run under way: its session is free then."""
-        self._end(reason)
+        """End it. A run under way is waited for, but not for long: its engine is ended then.
+
+        The slot is free afterwards, or its bundle has to be loaded again.
+        """
+        self.end(reason)
         if self._busy is not None:
-            await asyncio.wait([self._busy])
+            await asyncio.wait([self._busy], timeout=_LEAVE_S)
+        if self.busy:
+            log.warning("shadow.ended version=%s its run takes too long", self.slot.version)
+            self.slot.close()
 
     def close(self) -> None:
         """End it, if it has not; a run under way ends by itself."""
-        self._end("the server stopped")
+        self.end("the server stopped")
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def report(self) -> Compared:
@@ -131,7 +144,8 @@ class Shadow:
             joint_mean_rad=tuple((self._sum_rad / n).tolist()),
         )
 
-    def _end(self, reason: str) -> None:
+    def end(self, reason: str) -> None:
+        """Look at nothing more, for the first reason that is given."""
         if self._ended is None:
             self._ended, self._reason = time.monotonic(), reason
 
@@ -186,6 +200,10 @@ class ShadowDesk:
             )
         shadow = Shadow(slot, seconds or self._seconds)
         await self.stop("another one was asked for")
+        if not slot.alive:
+            raise RefusedBundleError(
+                f"the engine of bundle {slot.version} has ended and is loaded again; ask again then"
+            )
         self._slots.pinned["shadow"] = slot
         self._shadow = shadow
 
@@ -197,15 +215,30 @@ class ShadowDesk:
             self._put_away(shadow)
 
     def tick(self) -> None:
-        """Let go of a bundle whose time as a shadow is over."""
+        """Let go of a bundle whose time as a shadow is over, or whose engine has ended."""
         shadow = self._shadow
-        if shadow is not None and not shadow.running and not shadow.busy:
+        if shadow is None:
+            return
+        if not shadow.slot.alive:
+            shadow.end("its engine process ended")
+        if not shadow.running and not shadow.busy:
             self._put_away(shadow)
+
+    def free(self, slot: Slot) -> bool:
+        """Whether this slot could serve from now on; a shadow that is not at work ends for it."""
+        shadow = self._shadow
+        if shadow is None or shadow.slot is not slot:
+            return True
+        if shadow.busy:
+            return False
+        shadow.end(_SERVES)
+        self._put_away(shadow)
+        return True
 
     async def release(self, slot: Slot) -> None:
         """End the shadow if it is this slot, which is about to serve."""
         if self._shadow is not None and self._shadow.slot is slot:
-            await self.stop("it serves now")
+            await self.stop(_SERVES)
 
     def wanted(self, serving: Slot) -> Shadow | None:
         """The shadow that should see the next observation, if one is idle."""

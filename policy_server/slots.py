@@ -172,6 +172,13 @@ class BundleSlots:
         if self._serving is not None and self._serving.slot is dead:
             self._serve(slot)
 
+    def drop(self, dead: Slot) -> None:
+        """Let go of an idle slot in every role it had."""
+        self._slots = [s for s in self._slots if s is not dead]
+        self.pinned = {why: s for why, s in self.pinned.items() if s is not dead}
+        if self._previous is dead:
+            self._previous = None
+
     def _serve(self, slot: Slot) -> Serving:
         self._serving = Serving(slot, self.epoch + 1)
         log.info(

@@ -32,6 +32,7 @@ EventKind = Literal[
     "bar lifted",
     "bar forgotten",
     "revived",
+    "not revived",
     "no way back",
     "slower provider",
 ]

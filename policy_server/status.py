@@ -19,7 +19,8 @@ def describe(
     active = slots.serving.slot if slots.serving else None
     clients.forget(time.monotonic_ns())
     return pb.StatusResponse(
-        slots=[_slot(slot, slot is active, manifests) for slot in slots.slots],
+        # An idle one whose engine has ended is not there until it is loaded again.
+        slots=[_slot(s, s is active, manifests) for s in slots.slots if s is active or s.alive],
         epoch=slots.epoch,
         served=counters.served,
         failed=counters.failed,
@@ -42,6 +43,8 @@ def _slot(slot: Slot, active: bool, manifest: bool) -> pb.Slot:
         active=active,
         chunk=slot.manifest.chunk,
         cameras=[camera.name for camera in slot.spec.cameras],
+        pid=slot.pid,
+        path=str(slot.path),
         manifest_json=slot.manifest.model_dump_json() if manifest else "",
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from policy_server.errors import RefusedBundleError
 from policy_server.probation import ProbationConfig, bound_for, log_e_value, log_limit, row_limit
 from policy_server.standing import Bar, Standing, Trial, now_label
 
@@ -41,6 +42,14 @@ class Judge:
         """A version is given up: it does not serve again by itself."""
         self.end()
         self._standing.bar(version, Bar(reason=reason[:512], wall=now_label(), by_server=by_server))
+
+    def refuse_barred(self, version: str, remedy: str = "only a person puts it back") -> None:
+        """Raise RefusedBundleError for a version that was given up."""
+        bar = self._standing.barred.get(version)
+        if bar is not None:
+            raise RefusedBundleError(
+                f"bundle {version} was rolled back on {bar.wall} ({bar.reason}); {remedy}"
+            )
 
     def report(
         self, version: str, episode: str, failed: bool, flags: tuple[str, ...], mixed: bool
