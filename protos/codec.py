@@ -1,7 +1,7 @@
 """Tensors and images on the wire: encoded, and decoded only after every bound has been checked.
 
 A message from the network is not trusted: its size, dtype and shape are compared with what the
-receiver expects before a byte of it is interpreted, and a JPEG's own header before it is decoded.
+receiver expects before a byte of it is interpreted, and a JPEG's own header and scans before it is decoded.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from protos.jpeg import MOST_SEGMENTS, JpegError, check_scans
 from protos.ratchet.v1 import common_pb2 as pb
 
 _DTYPES: dict[pb.DType, np.dtype[Any]] = {
@@ -93,7 +94,8 @@ def encode_image(
 def decode_image(message: pb.Image, height: int, width: int) -> npt.NDArray[np.uint8]:
     """The picture of an image message, uint8 RGB (H, W, 3), not writable; raises CodecError.
 
-    Its stated size, and a JPEG's size by its own header, must be ``height`` × ``width``.
+    Its stated size, and a JPEG's size by its own header, must be ``height`` × ``width``; a JPEG must be
+    sequential, whole, and have each component in one scan (`check_scans`).
     """
     name = f"image {message.camera[:64]!r}"
     if (message.height, message.width) != (height, width):
@@ -115,7 +117,9 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
     if data[:2] != b"\xff\xd8":
         return None
     at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
+    for _ in range(MOST_SEGMENTS):
+        if at + 9 > len(data) or data[at] != 0xFF:
+            return None
         marker = data[at + 1]
         if marker == 0xFF:  # fill byte
             at += 1
@@ -134,6 +138,10 @@ def _from_jpeg(name: str, data: bytes, height: int, width: int) -> npt.NDArray[n
     size = jpeg_size(data)
     if size != (height, width):
         raise CodecError(f"{name} is a JPEG of size {size}; {(height, width)} is expected")
+    try:
+        check_scans(data)
+    except JpegError as error:
+        raise CodecError(f"{name} is a JPEG that is not decoded: {error}") from error
     try:
         bgr = cv2.imdecode(
             np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
