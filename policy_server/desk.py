@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
@@ -13,6 +12,7 @@ from policy_server.answered import Answered
 from policy_server.batch import Answer
 from policy_server.clients import Client, Clients
 from policy_server.config import ServerConfig
+from policy_server.decoders import Decoders
 from policy_server.errors import (
     ExpiredError,
     LaneError,
@@ -54,11 +54,11 @@ class RequestDesk:
         self._worker = worker
         self.answered = Answered()
         self._held_bytes = 0
-        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decoder")
+        self._decoders = Decoders(_DECODERS)
 
     def close(self) -> None:
-        """Stop the decoding threads."""
-        self._decoders.shutdown(wait=True, cancel_futures=True)
+        """Stop the decoding threads; one that does not come back is left behind."""
+        self._decoders.close()
 
     async def answer(
         self, request: pb.InferRequest, remaining_s: float | None, peer: str
@@ -77,7 +77,7 @@ class RequestDesk:
             if serving is None:
                 raise NothingServingError("no bundle is loaded; load one")
             with self._held(_weight(request, serving.slot.spec)):
-                inputs = await self._check(request, serving.slot.spec)
+                inputs = await self._check(request, serving.slot.spec, deadline_ns)
                 client.shared += len(request.frames)
                 client.sent += len(request.images)
                 answer = await self._worker.infer(client, inputs, deadline_ns)
@@ -127,11 +127,11 @@ class RequestDesk:
         finally:
             self._held_bytes -= size
 
-    async def _check(self, request: pb.InferRequest, spec: IOSpec) -> Inputs:
+    async def _check(self, request: pb.InferRequest, spec: IOSpec, deadline_ns: int) -> Inputs:
         check = partial(check_request, request, spec, partial(self._lanes.picture, request.lane))
         if any(image.encoding == common_pb2.IMAGE_ENCODING_JPEG for image in request.images):
             # Milliseconds each, during which nobody else would be heard.
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, check)
+            return await self._decoders.run(check, deadline_ns)
         return check()
 
 
