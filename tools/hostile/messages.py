@@ -10,6 +10,7 @@ import numpy as np
 from protos.codec import encode_image, encode_tensor
 from protos.ratchet.v1 import common_pb2
 from protos.ratchet.v1 import policy_pb2 as pb
+from tools.hostile.scans import many_scans
 
 PREFIX = "/ratchet.v1.PolicyService/"
 HUGE = 2**32 - 1
@@ -137,6 +138,16 @@ def false_pictures(rng: random.Random, base: pb.InferRequest) -> Call:
     return PREFIX + "Infer", request.SerializeToString()
 
 
+def laborious_pictures(rng: random.Random, base: pb.InferRequest) -> Call:
+    """JPEGs of the right size that are a fifth of a second's work each, as far as they are decoded."""
+    request = pb.InferRequest()
+    request.CopyFrom(base)
+    for image in request.images:
+        image.encoding = common_pb2.IMAGE_ENCODING_JPEG
+        image.data = many_scans(image.height, image.width, rng.choice((100, 2000, 6000)))
+    return PREFIX + "Infer", request.SerializeToString()
+
+
 def false_frames(rng: random.Random, base: pb.InferRequest) -> Call:
     """References into shared memory that is not the caller's, or is not there."""
     request = pb.InferRequest(session=base.session, state=base.state, lane=rng.randrange(2**64))
@@ -171,7 +182,8 @@ MESSAGES: dict[str, tuple[Callable[[random.Random, pb.InferRequest], Call], floa
     "changed_fields": (changed_fields, 0.05),
     "huge_tensors": (huge_tensor, 0.005),
     "not_finite": (not_finite, 0.10),
-    "false_pictures": (false_pictures, 0.15),
+    "false_pictures": (false_pictures, 0.10),
+    "laborious_pictures": (laborious_pictures, 0.05),
     "false_frames": (false_frames, 0.095),
     "bundles": (bundles_from_anywhere, 0.05),
 }
