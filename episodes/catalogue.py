@@ -202,6 +202,13 @@ class Catalogue:
                 "UPDATE episodes SET synced = ? WHERE id = ? AND digest = ?", (where, episode_id, digest)
             )
 
+    def unmark_synced(self, episode_id: str, where: str) -> None:
+        """There is no good copy of the episode at ``where`` now; what is noted of another place stays."""
+        with self._lock, self._guarded(), self._transaction():
+            self._db.execute(
+                "UPDATE episodes SET synced = NULL WHERE id = ? AND synced = ?", (episode_id, where)
+            )
+
     def synced_at(self, episode_id: str) -> str | None:
         """Where the copy is that this one counts on; None when it counts on none."""
         with self._lock, self._guarded():

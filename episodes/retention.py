@@ -72,6 +72,8 @@ def prune(store: EpisodeStore, budget_bytes: int, dry_run: bool = False) -> Rete
             deleted.append(episode_id)
             after -= size
             continue
+        if store.catalogue.synced_at(episode_id) is None:
+            continue  # its copy has been found damaged since the rows were read
         try:
             store.delete(episode_id)
             deleted.append(episode_id)

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from episodes.catalogue import Catalogue
-from episodes.errors import DamagedError, RecordingError, StoreError
+from episodes.copies import Notes
+from episodes.errors import DamagedError, RecordingError
 from episodes.files import io_error
 from episodes.lock import WriterLock
 from episodes.marker import MARKER_NAME, Marker, read_marker
@@ -31,13 +31,20 @@ from episodes.store import EpisodeStore
 
 PIECE_BYTES = 1 << 20
 INCOMING = "incoming"
+_ASKED = 1000
 
 
 class Link(Protocol):
     """The other store. Methods raise StoreError."""
 
+    def missing(self, episode_ids: list[str]) -> list[str]:
+        """Which of these are not published there; at most 1000 are asked for at a time."""
+
     def offer(self, episode_id: str, marker: bytes) -> dict[str, int] | None:
-        """File → bytes that are there already; None when the episode is published there."""
+        """File → bytes that are there already; None when the episode is published there, and whole.
+
+        Raises DamagedError when what is published there is no copy of it: only this episode is refused.
+        """
 
     def piece(self, episode_id: str, name: str, offset: int, data: bytes) -> None:
         """The next bytes of a file."""
@@ -56,9 +63,15 @@ class Receiver:
         self._store = store
         self._offers: dict[str, tuple[Path, Marker]] = {}
 
+    def missing(self, episode_ids: list[str]) -> list[str]:
+        """See Link."""
+        for episode_id in episode_ids:
+            _check_name(episode_id)
+        return [name for name in episode_ids if not (self._store.root / "episodes" / name).is_dir()]
+
     def offer(self, episode_id: str, marker: bytes) -> dict[str, int] | None:
-        """See Link. Raises RecordingError when another episode has this id, DamagedError for a bad marker, or
-        when the episode that is there is no longer what was written: it is no copy then."""
+        """See Link. Raises DamagedError for a bad marker, when another episode has this id, or when the one
+        that is there is no longer what was written."""
         _check_name(episode_id)
         published = self._store.root / "episodes" / episode_id
         folder = self._store.root / INCOMING / episode_id
@@ -72,9 +85,7 @@ class Receiver:
                 shutil.rmtree(folder)
                 there = read_marker(published)
                 if there.content_digest() != offered.content_digest():
-                    raise RecordingError(
-                        f"another episode {episode_id} is in {self._store.root}", "delete one"
-                    )
+                    raise DamagedError(f"another episode {episode_id} is in {self._store.root}", "delete one")
                 bad = [name for name, entry in there.files.items() if not _matches(published / name, *entry)]
                 if bad:
                     raise DamagedError(
@@ -137,11 +148,14 @@ class Copied:
     """``sent`` were copied now, ``there`` already were; bytes sent, and bytes a former copy had left.
 
     ``leaning`` are there, but count on another copy themselves (this one, perhaps): no copy to count on.
+    ``damaged`` have no copy: what is wrong, here or there, with each. ``gone`` were deleted here meanwhile.
     """
 
     sent: list[str] = field(default_factory=list)
     there: list[str] = field(default_factory=list)
     leaning: list[str] = field(default_factory=list)
+    damaged: dict[str, DamagedError] = field(default_factory=dict)
+    gone: list[str] = field(default_factory=list)
     bytes: int = 0
     resumed_bytes: int = 0
 
@@ -150,39 +164,68 @@ def send(
     root: Path,
     ids: Iterable[str],
     link: Link,
-    done: Callable[[str, str], None],
+    notes: Notes,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Copied:
-    """Copy the episodes ``ids`` of the store at ``root``; ``done(id, digest)`` when a checked copy is there
-    that may be counted on.
+    """Copy the episodes ``ids`` of the store at ``root``; ``notes`` learns which copies may be counted on,
+    and of all that it counted on, chosen or not, which are not there any more.
 
-    ``progress`` is called with the bytes sent so far. Works beside a recorder that writes this store.
-    Raises DamagedError when an episode here is not what was written, and what the link raises.
+    ``progress`` is called with the bytes sent so far. Works beside a recorder that writes this store. What is
+    damaged is skipped (see `Copied`). Raises what the link and the notes raise.
     """
+    counted = notes.counted()
+    for first in range(0, len(counted), _ASKED):
+        for episode_id in link.missing(counted[first : first + _ASKED]):
+            notes.lost(episode_id)
     copied = Copied()
     for episode_id in ids:
         folder = root / "episodes" / episode_id
-        marker = read_marker(folder)
-        there = link.offer(episode_id, (folder / MARKER_NAME).read_bytes())
-        if there is None:
-            copied.there.append(episode_id)
-        else:
-            copied.resumed_bytes += sum(there.values())
-            _send_files(folder, marker, there, link, copied, progress)
-            again = link.commit(episode_id)
-            if again:
-                _send_files(folder, marker, dict.fromkeys(again, 0), link, copied, progress)
-                if bad := link.commit(episode_id):
-                    raise DamagedError(
-                        f"{folder / bad[0]} is damaged (its copy fails its checksum)",
-                        "run verify on both stores",
-                    )
-            copied.sent.append(episode_id)
+        if not folder.is_dir() and notes.deleted(episode_id):
+            copied.gone.append(episode_id)
+            continue
+        try:
+            digest = _copy(folder, link, notes, copied, progress)
+        except DamagedError as error:
+            copied.damaged[episode_id] = error
+            continue
         if link.keeps(episode_id):
-            done(episode_id, marker.content_digest())
+            notes.good(episode_id, digest)
         else:
             copied.leaning.append(episode_id)
     return copied
+
+
+def _copy(folder: Path, link: Link, notes: Notes, copied: Copied, progress: Callable[[int], None]) -> str:
+    """Have a checked copy of one episode there; its content's digest. Raises DamagedError."""
+    marker = read_marker(folder)
+    try:
+        there = link.offer(folder.name, _marker_bytes(folder))
+    except DamagedError:
+        notes.lost(folder.name)
+        raise
+    if there is None:
+        copied.there.append(folder.name)
+        return marker.content_digest()
+    notes.lost(folder.name)
+    copied.resumed_bytes += sum(there.values())
+    _send_files(folder, marker, there, link, copied, progress)
+    if again := link.commit(folder.name):
+        _send_files(folder, marker, dict.fromkeys(again, 0), link, copied, progress)
+        if bad := link.commit(folder.name):
+            raise DamagedError(
+                f"{folder / bad[0]} is damaged (its copy fails its checksum)", "run verify on both stores"
+            )
+    copied.sent.append(folder.name)
+    return marker.content_digest()
+
+
+def _marker_bytes(folder: Path) -> bytes:
+    try:
+        return (folder / MARKER_NAME).read_bytes()
+    except OSError as error:
+        raise DamagedError(
+            f"{folder / MARKER_NAME} cannot be read ({error.strerror})", "run verify"
+        ) from error
 
 
 def _send_files(
@@ -210,24 +253,6 @@ def _send_files(
                     progress(copied.bytes)
         except OSError as error:
             raise DamagedError(f"{folder / name} cannot be read ({error.strerror})", "run verify") from error
-
-
-def mark_synced(root: Path, episode_id: str, digest: str, where: str) -> None:
-    """Note in the catalogue of the store at ``root`` that a checked copy is at ``where``.
-
-    SQLite lets this happen beside a live recorder. Raises StoreError.
-    """
-    try:
-        catalogue = Catalogue(root / "catalogue.sqlite")
-        try:
-            catalogue.mark_synced(episode_id, digest, where)
-        finally:
-            catalogue.close()
-    except StoreError as error:
-        raise RecordingError(
-            f"episode {episode_id} is at {where}, but the store {root} cannot be told so ({error.what})",
-            "check its disk and permissions and run it again; until then the episode counts as not synced",
-        ) from error
 
 
 @contextmanager

@@ -11,13 +11,13 @@ import struct
 from collections.abc import Callable
 from typing import IO, Any
 
-from episodes.errors import RecordingError, StoreError
+from episodes.errors import DamagedError, RecordingError, StoreError
 from episodes.sync import PIECE_BYTES, Receiver
 
 _LENGTH = struct.Struct(">I")
 _HEAD_LIMIT = 1 << 20
 _BODY_LIMIT = 64 << 20
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 def write(stream: IO[bytes], head: dict[str, Any], body: bytes = b"") -> None:
@@ -72,10 +72,18 @@ class RemoteLink:
                 "the other side has another version of this protocol", "update ratchet there"
             )
 
+    def missing(self, episode_ids: list[str]) -> list[str]:
+        """See Link."""
+        self._write({"op": "missing", "ids": episode_ids})
+        return [str(name) for name in self._answer()["missing"]]
+
     def offer(self, episode_id: str, marker: bytes) -> dict[str, int] | None:
         """See Link."""
         self._write({"op": "offer", "id": episode_id}, marker)
-        sizes = self._answer()["sizes"]
+        answer = self._answer()
+        if "damaged" in answer:
+            raise DamagedError(str(answer["damaged"]), str(answer["remedy"]))
+        sizes = answer["sizes"]
         return None if sizes is None else {str(name): int(size) for name, size in sizes.items()}
 
     def piece(self, episode_id: str, name: str, offset: int, data: bytes) -> None:
@@ -114,14 +122,17 @@ class RemoteLink:
 
 
 def serve_receiver(receiver: Receiver, read_from: IO[bytes], write_to: IO[bytes]) -> None:
-    """Answer a `RemoteLink` until it hangs up; the first error is reported and ends it."""
+    """Answer a `RemoteLink` until it hangs up. The first error is reported and ends it, but for an episode
+    that is damaged, which is reported and the next one taken."""
     write(write_to, {"protocol": PROTOCOL})
     try:
         while (message := read(read_from)) is not None:
             head, body = message
             name = str(head.get("id"))
             if head.get("op") == "offer":
-                write(write_to, {"sizes": receiver.offer(name, body)})
+                write(write_to, _offered(receiver, name, body))
+            elif head.get("op") == "missing":
+                write(write_to, {"missing": receiver.missing(_ids(head))})
             elif head.get("op") == "piece":
                 receiver.piece(name, str(head.get("name")), int(head.get("offset", 0)), body)
             elif head.get("op") == "keeps":
@@ -131,6 +142,20 @@ def serve_receiver(receiver: Receiver, read_from: IO[bytes], write_to: IO[bytes]
     except StoreError as error:
         refuse(write_to, error)
         raise
+
+
+def _offered(receiver: Receiver, episode_id: str, marker: bytes) -> dict[str, Any]:
+    try:
+        return {"sizes": receiver.offer(episode_id, marker)}
+    except DamagedError as error:
+        return {"damaged": error.what, "remedy": error.remedy}
+
+
+def _ids(head: dict[str, Any]) -> list[str]:
+    ids = head.get("ids")
+    if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
+        raise RecordingError("the other side asked for no list of episodes", "update ratchet there")
+    return ids
 
 
 def refuse(write_to: IO[bytes], error: StoreError) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from episode_helpers import LOSSLESS, SPEC, record_episode, record_ticks
 
+from episodes.copies import mark_synced
 from episodes.files import FileLayer
 from episodes.retention import prune
 from episodes.store import EpisodeStore
-from episodes.sync import mark_synced
 from runtime.store_budget import keep_budget
 
 

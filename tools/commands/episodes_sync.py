@@ -14,9 +14,10 @@ from typing import IO
 
 import click
 
-from episodes.errors import StoreError
+from episodes.copies import Notes, machine_and_folder
+from episodes.errors import StoreError, StoreFormatError
 from episodes.store import EpisodeStore
-from episodes.sync import Link, Receiver, mark_synced, send, syncing
+from episodes.sync import Copied, Link, Receiver, send, syncing
 from episodes.wire import RemoteLink, refuse, serve_receiver
 from tools.console import disk_errors, say, show_json
 from tools.errors import UsageError
@@ -48,8 +49,9 @@ def sync(destination: str, store: Path, where: str, ssh: str, remote_ratchet: st
     """Copy episodes into the store at DEST: a folder, or user@host:folder over ssh.
 
     Every file is compared with its checksum on arrival before the episode counts as there; it is then
-    marked as synced here, unless the copy there counts on another one itself. Run again after an
-    interruption it goes on where it was. Works while the robot records, and from a store that can only be
+    marked as synced here, unless the copy there counts on another one itself. A copy that is damaged or no
+    longer there is not counted on any more; the others are copied, and the exit code is 1. Run again after
+    an interruption it goes on where it was. Works while the robot records, and from a store that can only be
     read: then nothing is marked.
     """
     if _same(Path(destination), store):
@@ -61,42 +63,56 @@ def sync(destination: str, store: Path, where: str, ssh: str, remote_ratchet: st
             str(row["id"]): int(row["bytes"] or 0) for row in opened.query("SELECT id, bytes FROM episodes")
         }
         total = sum(sizes[name] for name in chosen)
-    with (
-        syncing(store, source=True) as writable,
-        _link(destination, ssh, remote_ratchet) as link,
-        disk_errors(store),
-        bar("copying", total, "B") as update,
-    ):
-
-        def note(name: str, digest: str) -> None:
-            if writable:
-                mark_synced(store, name, digest, destination)
-
-        copied = send(store, chosen, link, note, update)
+    with syncing(store, source=True) as writable, contextlib.ExitStack() as stack:
+        notes = Notes(store, destination, writable)
+        try:
+            link = stack.enter_context(_link(destination, ssh, remote_ratchet))
+        except StoreFormatError:  # whatever copies there were, nobody can read them
+            for name in notes.counted():
+                notes.lost(name)
+            raise
+        stack.enter_context(disk_errors(store))
+        update = stack.enter_context(bar("copying", total, "B"))
+        copied = send(store, chosen, link, notes, update)
     if not writable:
-        say(f"{store} cannot be written: that these episodes are synced is not noted in it")
+        say(f"{store} cannot be written: which of these episodes are synced is not noted in it")
     elif _one_disk(destination, store):
         say(f"{destination} is on the same disk as {store}: these copies count, but do not survive the disk")
+    _tell(copied, destination, as_json)
+    if copied.damaged:
+        sys.exit(1)
+
+
+def _tell(copied: Copied, destination: str, as_json: bool) -> None:
     if as_json:
         show_json(
             {
                 "sent": copied.sent,
                 "there": copied.there,
                 "leaning": copied.leaning,
+                "damaged": {name: str(error) for name, error in copied.damaged.items()},
+                "gone": copied.gone,
                 "bytes": copied.bytes,
                 "resumed_bytes": copied.resumed_bytes,
             }
         )
     else:
+        checked = len(copied.sent) + len(copied.there)
         click.echo(
             f"{len(copied.sent)} episodes copied ({copied.bytes / 1e6:.1f} MB), "
-            f"{len(copied.there)} were there; {len(chosen)} checked at {destination}"
+            f"{len(copied.there)} were there; {checked} checked at {destination}"
         )
         if copied.leaning:
             say(
                 f"{len(copied.leaning)} of them count on another copy themselves (this store's, perhaps), "
                 "and are not counted as synced here"
             )
+        if copied.gone:
+            say(f"{len(copied.gone)} were deleted here meanwhile")
+    for error in copied.damaged.values():
+        say(str(error))
+    if copied.damaged:
+        say(f"{len(copied.damaged)} damaged, here or at {destination}: a damaged copy is not counted on")
 
 
 def _same(destination: Path, store: Path) -> bool:
@@ -125,13 +141,13 @@ def _one_disk(destination: str, store: Path) -> bool:
 
 @contextlib.contextmanager
 def _link(destination: str, ssh: str, remote_ratchet: str) -> Iterator[Link]:
-    host, colon, path = destination.partition(":")
-    if not colon or "/" in host:
+    host, path = machine_and_folder(destination)
+    if not host:
         with EpisodeStore.open(destination) as other, syncing(other.root):
             yield Receiver(other)
         return
     # What ssh is given is a command line for a shell there.
-    remote = shlex.join([remote_ratchet, "episodes", "receive", path or "."])
+    remote = shlex.join([remote_ratchet, "episodes", "receive", path])
     command = [ssh, "--", host, remote]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
