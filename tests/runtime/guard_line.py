@@ -71,11 +71,14 @@ class Motors:
 
 @dataclass(slots=True)
 class Course:
-    """What reached the motors, cycle by cycle: rows of goals and measured positions, and why."""
+    """What reached the motors, cycle by cycle: rows of goals and measured positions, and why.
+
+    ``frozen`` says what froze the goals in that cycle, NONE in all others.
+    """
 
     goals: list[Vector] = field(default_factory=list)
     measured: list[Vector] = field(default_factory=list)
-    frozen: list[bool] = field(default_factory=list)
+    frozen: list[HoldCause] = field(default_factory=list)
     thrown: list[bool] = field(default_factory=list)
 
 
@@ -117,7 +120,7 @@ class Line:
             return False
         self.bus.write_goals(step.goal)
         froze = step.cause in (HoldCause.ESTOP, HoldCause.CONTACT) and before is not step.cause
-        self.course.frozen.append(froze)
+        self.course.frozen.append(step.cause if froze else HoldCause.NONE)
         self.course.measured.append(position)
         self.course.thrown.append(self.thrown)
         self.thrown = False
