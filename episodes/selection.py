@@ -17,6 +17,8 @@ def select(catalogue: Catalogue, text: str) -> list[str]:
     ``text`` is a condition over table ``episodes`` (oldest first then), or a statement that begins with
     SELECT, WITH or FROM and has a column ``id`` or ``episode_id`` (in its own order). Raises QueryError.
     """
+    if text.strip().lower() == "true":  # the default in many places; no statement of anybody's
+        return list(catalogue.ids())
     if not _STATEMENT.match(text):
         text = f"SELECT id FROM episodes WHERE {text} ORDER BY started_wall, id"
     rows = query(catalogue, text)

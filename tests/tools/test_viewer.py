@@ -122,11 +122,29 @@ def test_no_path_leads_out_of_the_store(page: Looking) -> None:
     for path in (
         "/../app.py", f"{api}/..", f"{api}/%2e%2e%2fgood", f"{api}/.x", "/api/nothing", f"{api}/absent",
         f"{api}/good/frames/absent", f"{api}/good/frame/front/9999", f"{api}/good/frame/front/-1",
-        f"{api}/good/traces?names=absent",
+        f"{api}/good/traces?names=absent", f"{api}/{'a' * 5000}", f"{api}/{'a' * 5000}/traces",
+        f"{api}/good/frames/{'a' * 5000}",
     ):  # fmt: skip
         status, body = page.get(path)
         assert status in (400, 404), path
         assert b"Traceback" not in body
+
+
+def test_a_name_longer_than_any_is_of_no_episode(page: Looking) -> None:
+    status, body = page.get(f"/api/episode/{'a' * 5000}")
+    assert (status, json.loads(body)["error"]) == (404, "no episode has an id of more than 255 bytes")
+
+
+def test_a_hostile_condition_is_refused_and_the_page_goes_on(page: Looking) -> None:
+    greedy = quote(
+        "(SELECT count(*) FROM (SELECT DISTINCT repeat('x', 2000000) || i FROM range(100000) t(i))) > 0"
+    )
+    status, body = page.get(f"/api/episodes?where={greedy}")
+    assert (status, "needs more than 512 MB" in json.loads(body)["error"]) == (400, True)
+    odd = quote("true)), x AS (SELECT 1) SELECT 2 AS y -- ")
+    assert page.get(f"/api/episodes?where={odd}")[0] == 400
+    assert page.ask("episodes?offset=100") == {**page.ask("episodes"), "episodes": []}
+    assert len(page.ask("episodes?limit=2&offset=1")["episodes"]) == 2
 
 
 def test_the_command_prints_one_link_and_ends_on_ctrl_c(store: Path) -> None:

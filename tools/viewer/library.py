@@ -9,25 +9,27 @@ from typing import Any
 import numpy as np
 
 from episodes.catalogue import TABLES
-from episodes.errors import DamagedError, QueryError
+from episodes.errors import DamagedError, QueryError, UnknownEpisodeError
 from episodes.query import query
 from episodes.reader import Episode, FrameSeq
 from episodes.store import EpisodeStore
 from tools.finding import first_sample_ns
 from tools.viewer.traces import MAX_SERIES, spans, trace
 
+MAX_ID_BYTES = 255
 KEPT = 6  # episodes whose numbers stay in memory
 MAX_ROWS = 1000
 RUN = 32  # frames in one answer
 RUN_BYTES = 8 << 20
 QUERY_S = 10.0
+ANSWER_BYTES = 16 << 20  # of a list
 MAX_VALUES = 300_000  # of one answer of traces, about 3 MB
 _LISTED = (
     "id, task, kind, outcome, reason, ticks, round(seconds, 2) AS seconds, started_wall, robot, policy, "
     "session, cameras, flags, interventions, dropped, missing, recovered"
 )
 _KINDS = "(SELECT list(DISTINCT f.kind) FROM flags f WHERE f.episode_id = e.id)"
-_LENGTH = "coalesce(sum(seconds), 0) AS seconds"
+_ORDER = "started_wall DESC, id DESC"
 _SOURCE = "tick.source"
 
 
@@ -65,29 +67,38 @@ class Library:
 
     def about(self) -> dict[str, Any]:
         """The store as a whole."""
-        (totals,) = self._query(
-            "SELECT count(*) AS episodes, coalesce(sum(seconds), 0) AS seconds FROM episodes"
+        catalogue = self._store.catalogue
+        ((episodes, seconds),) = catalogue.select("SELECT count(*), coalesce(sum(seconds), 0) FROM episodes")
+        kinds = catalogue.select(
+            "SELECT kind, count(*) AS n FROM flags GROUP BY kind ORDER BY n DESC LIMIT 30"
         )
-        kinds = self._query("SELECT kind, count(*) AS n FROM flags GROUP BY kind ORDER BY n DESC LIMIT 30")
         return {
             "root": str(self._store.root.resolve()),
-            **totals,
-            "flag_kinds": kinds,
+            "episodes": episodes,
+            "seconds": seconds,
+            "flag_kinds": [{"kind": kind, "n": n} for kind, n in kinds],
             "columns": {table: list(columns) for table, columns in TABLES.items()},
         }
 
     def episodes(self, where: str, limit: int, offset: int) -> dict[str, Any]:
         """Episodes for which the SQL condition holds, the newest first. Raises QueryError."""
         # On lines of its own, so that a comment at its end hides nothing of the statement.
-        chosen = f"SELECT * FROM episodes WHERE (\n{where.strip() or 'true'}\n)"
-        (total,) = self._query(
-            f"SELECT count(*) AS n, coalesce(sum(seconds), 0) AS seconds FROM ({chosen}\n)"
+        rows = query(
+            self._store.catalogue,
+            f"WITH chosen AS MATERIALIZED (SELECT * FROM episodes WHERE (\n{where.strip() or 'true'}\n)),\n"
+            f"page AS (SELECT {_LISTED}, {_KINDS} AS kinds FROM chosen e ORDER BY {_ORDER} "
+            f"LIMIT {min(max(limit, 1), MAX_ROWS)} OFFSET {max(offset, 0)}),\n"
+            "total AS (SELECT count(*) AS _n, coalesce(sum(seconds), 0) AS _s FROM chosen)\n"
+            f"SELECT total.*, page.* FROM total LEFT JOIN page ON true ORDER BY {_ORDER}",
+            QUERY_S,
+            ANSWER_BYTES,
         )
-        rows = self._query(
-            f"SELECT {_LISTED}, {_KINDS} AS kinds FROM ({chosen}\n) e ORDER BY started_wall DESC, id DESC "
-            f"LIMIT {min(max(limit, 1), MAX_ROWS)} OFFSET {max(offset, 0)}"
-        )
-        return {"total": total["n"], "seconds": total["seconds"], "episodes": rows}
+        if not rows or not {"_n", "_s", "id"} <= rows[0].keys():
+            raise QueryError("this is no condition", "such as: outcome = 'failure' AND flagged")
+        totals = [(row.pop("_n"), row.pop("_s")) for row in rows]
+        # Behind the last page there is a row of totals alone.
+        listed = [row for row in rows if row["id"] is not None]
+        return {"total": totals[0][0], "seconds": totals[0][1], "episodes": listed}
 
     def episode(self, episode_id: str) -> dict[str, Any]:
         """Everything about an episode but its samples; times in seconds after its first sample."""
@@ -157,12 +168,13 @@ class Library:
         points = min(points, MAX_VALUES // max(1, 2 * wide))
         return {n: trace(opened.episode.streams[n], opened.origin_ns, begin_s, end_s, points) for n in names}
 
-    def _query(self, sql: str) -> list[dict[str, Any]]:
-        return query(self._store.catalogue, sql, timeout_s=QUERY_S)
-
     def _open(self, episode_id: str) -> Opened:
         if "/" in episode_id or episode_id.startswith("."):
             raise QueryError(f"{episode_id!r} is no episode's id")
+        if (
+            len(episode_id.encode()) > MAX_ID_BYTES
+        ):  # no folder has such a name, the system would not even look
+            raise UnknownEpisodeError(f"no episode has an id of more than {MAX_ID_BYTES} bytes")
         with self._lock:
             if episode_id in self._opened:
                 self._opened.move_to_end(episode_id)

@@ -15,6 +15,7 @@ import pytest
 from cli_helpers import FIXTURES, ROOT, Toys, ratchet, record, toy_store
 
 import episodes.query
+from episodes.errors import QueryError
 from episodes.spec import EpisodeSpec, StreamSpec
 from episodes.store import EpisodeStore
 
@@ -125,9 +126,22 @@ def test_a_query_has_no_more_memory_or_rows_than_it_may(
     toys: Toys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    greedy = "SELECT list(i) AS l FROM range(200000000) t(i)"
-    assert "Out of Memory" in ratchet("episodes", "query", greedy, "--store", toys.store).one_line()
-    assert list(tmp_path.iterdir()) == [], "nothing was spilled to the disk"
+    for greedy in (
+        "SELECT list(i) AS l FROM range(200000000) t(i)",
+        "SELECT repeat('x', 2000000) AS s FROM range(100000)",  # text is not in what DuckDB counts
+        "SELECT repeat('x', 3000000000) AS s",  # … nor does it look at its watch
+    ):
+        line = ratchet("episodes", "query", greedy, "--store", toys.store).one_line()
+        assert "needs more than 512 MB; select less" in line
+    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
+    assert most < 900e6, "of all processes that were started here, these included"
+    with (
+        EpisodeStore.open(toys.store, mode="r") as opened,
+        pytest.raises(QueryError, match="more than 1 MB"),
+    ):
+        episodes.query.query(
+            opened.catalogue, "SELECT repeat('x', 20000) AS s FROM range(100)", answer_bytes=1 << 20
+        )
     monkeypatch.setattr(episodes.query, "MAX_ROWS", 20_000)
     many = "SELECT i FROM range(1000000000) t(i)"
     assert "add a LIMIT" in ratchet("episodes", "query", many, "--store", toys.store).one_line()
@@ -139,7 +153,7 @@ def test_ctrl_c_ends_a_query(toys: Toys) -> None:
     command = [sys.executable, "-m", "tools.cli", "episodes", "query", ENDLESS, "--store", str(toys.store)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60
-        while b"duckdb" not in Path(f"/proc/{process.pid}/maps").read_bytes():
+        while not (child := _children(process.pid)):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         time.sleep(1.0)
@@ -147,6 +161,42 @@ def test_ctrl_c_ends_a_query(toys: Toys) -> None:
         out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert (out, b"Traceback" in err) == (b"", False)
+    assert not Path(f"/proc/{child[0]}").exists()
+
+
+def test_a_query_does_not_outlive_who_asked(toys: Toys) -> None:
+    command = [sys.executable, "-m", "tools.cli", "episodes", "query", ENDLESS, "--store", str(toys.store)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while not (child := _children(process.pid)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(1.0)
+        process.kill()
+    while _runs(child[0]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_long_query_prints_nothing_but_its_rows(toys: Toys) -> None:
+    """After two seconds DuckDB shows how far it is on stdout, in a program that it takes for a person's."""
+    slow = "SELECT count(*) AS n FROM range(30000) a, range(30000) b WHERE hash(a.range, b.range) = 1"
+    command = [sys.executable, "-c", "from tools.cli import main; main()", "episodes", "query", slow]
+    command += ["--store", str(toys.store), "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=100, check=True)
+    assert json.loads(done.stdout) == [{"n": 0}]
+    assert done.stderr == b""
 
 
 def test_a_wrong_condition_and_a_missing_store_are_one_line(toys: Toys, tmp_path: Path) -> None:
