@@ -126,7 +126,6 @@ class Bench:
         self._buses.receive("follower", self._follower)
         self._leader.step()
         self._follower.apply()
-        # Now that it is known what is energised: a reset puts a released arm back home.
         self._control.serve_pending(self._handle)
         self._world.step()
         self._follower.publish()
@@ -163,7 +162,7 @@ class Bench:
     def _handle(self, request: Arguments) -> Arguments:
         arguments = {key: value for key, value in request.items() if key != "op"}
         operations: dict[str, Callable[..., Arguments | None]] = {
-            "reset": self._direction.reset,
+            "reset": self._reset,
             "demonstrate": self._direction.demonstrate,
             "stop_demonstration": self._direction.stop_demonstration,
             "task": self._direction.task,
@@ -182,6 +181,13 @@ class Bench:
         if operation is None:
             raise BenchError(f"unknown op {request['op']!r}", "see BenchClient for what there is")
         return operation(**arguments) or {}
+
+    def _reset(self, seed: int, region: str = "full") -> None:
+        """A new scene, once it is known what had been energised when it was asked for: a released arm goes
+        home with it."""
+        self._buses.receive("follower", self._follower)
+        self._follower.apply()
+        self._direction.reset(seed, region)
 
     def _shutdown(self) -> None:
         self._ending = True

@@ -20,6 +20,7 @@ from hal.cameras.opencv import OpenCVCamera
 from hal.dynamixel.arm import KOCH_FOLLOWER, KOCH_LEADER, ArmSpec
 from hal.dynamixel.bus import ArmBus, BusConfig
 from hal.errors import BenchError, MotorError, PortError
+from tests.processes import runs
 
 # These tests are about the bench, not about timing: on a busy machine nobody gives the test priority.
 PATIENT = BusConfig(margin_ms=25.0)
@@ -272,7 +273,7 @@ def test_it_ends_with_its_parent_and_on_request(tmp_path: Path) -> None:
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
     )
     pid = int(parent.stdout)
-    assert wait_until(lambda: not _alive(pid), 5.0)
+    assert wait_until(lambda: not runs(pid), 5.0)
     assert not (tmp_path / "bench.json").exists()
 
     with start_bench(tmp_path) as handle:
@@ -287,7 +288,7 @@ def test_killed_outright_it_leaves_no_process_and_no_port(tmp_path: Path) -> Non
         assert children
         handle.process.kill()
         handle.process.wait(5.0)
-        assert wait_until(lambda: not any(_alive(pid) for pid in children), 5.0)
+        assert wait_until(lambda: not any(runs(pid) for pid in children), 5.0)
         assert not os.path.lexists(handle.info.follower_port)
         assert not os.path.lexists(handle.info.leader_port)
 
@@ -303,12 +304,3 @@ def test_it_does_not_outlive_its_buses(tmp_path: Path) -> None:
 def _children(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for task in tasks for child in task.read_text().split()]
-
-
-def _alive(pid: int) -> bool:
-    """Whether the process runs; a zombie nobody has reaped does not."""
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (ProcessLookupError, FileNotFoundError):
-        return False

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from episodes.errors import RecordingError
 from episodes.store import EpisodeStore
 from runtime.remote.errors import RefusedError
 from runtime.robot import Robot
@@ -104,3 +105,14 @@ def test_only_the_episode_that_ended_last_is_thrown_away(bench: Bench) -> None:
             break
         time.sleep(0.01)
     assert bench.store.ids() == [first]
+
+
+def test_a_full_disk_is_the_only_reason_while_the_mode_is_as_asked(bench: Bench) -> None:
+    robot, _ = make(bench)
+    bench.go(Event.ENABLE, Event.TELEOP)
+    assert asyncio.run(robot.state()).reason == bench.loop.reason != ""
+    bench.loop.recording_failed(RecordingError("no space left on /store", "free some"))
+    assert asyncio.run(robot.state()).reason == "no space left on /store; free some"
+    bench.go(Event.FAULT)
+    reason = asyncio.run(robot.state()).reason
+    assert reason == f"{bench.loop.reason}; no space left on /store; free some", "a fault is news, too"

@@ -21,6 +21,7 @@ from runtime.bus_records import Fault
 from runtime.errors import BusProcessError
 from runtime.nouns import Source, Waypoint
 from runtime.servo import Phase
+from tests.processes import runs
 from tests.runtime.waiting import until
 
 
@@ -148,12 +149,4 @@ def test_dies_with_its_parent(tmp_path: Path) -> None:
     child = int(parent.stdout.readline())
     parent.kill()
     parent.wait()
-    until(lambda: not _runs(child), "the end of the bus process")
-
-
-def _runs(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
+    until(lambda: not runs(child), "the end of the bus process")
