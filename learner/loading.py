@@ -18,7 +18,7 @@ from episodes.reader import Episode
 from learner.config import DataConfig
 from learner.data import SOURCE_INTERVENTION, SOURCE_TELEOP, Dataset, cut_segments
 from learner.errors import DataError
-from learner.loader.batch import F32, I64, U8, Mask
+from learner.loader.batch import F32, I64, U8, Mask, Window
 from learner.loader.cache import DecodedCache
 from learner.loader.pictures import CachedPictures, HeldPictures, Pictures, StoredPictures
 from learner.loader.table import Table, TablePart, lay_out
@@ -64,11 +64,12 @@ class Steps:
 
 
 def load_dataset(
-    store: ReadableStore, episodes: Sequence[str], config: DataConfig, trim: bool = False
+    store: ReadableStore, episodes: Sequence[str], config: DataConfig, trim: bool = False, chunk: int = 1
 ) -> Dataset:
     """The cloneable steps of ``episodes`` with their decoded frames.
 
-    ``trim`` leaves pauses out (for corrections). Raises DataError when an episode lacks a stream,
+    ``trim`` leaves pauses out (for corrections). ``dataset[i]`` shows ``config.history`` observations and
+    the next ``chunk`` actions. Raises DataError when an episode lacks a stream,
     has a gap that ``config.gaps`` refuses, or none of its steps may be cloned in any of them.
     """
     if not episodes:
@@ -80,7 +81,7 @@ def load_dataset(
             log.warning("data.nothing_to_clone episodes=%d of=%d", len(parts) - len(used), len(parts))
         if not used:
             raise DataError("no step of the selected episodes may be cloned", "select other episodes")
-        return _assemble(used, config)
+        return _assemble(used, config, chunk)
     except StoreError as error:
         raise DataError(f"an episode cannot be read: {error}", "run ratchet episodes verify") from error
 
@@ -190,7 +191,7 @@ def _align(episode: Episode, camera: str, clock: I64, max_age_ns: float) -> tupl
     return newest, late
 
 
-def _assemble(parts: Sequence[Steps], config: DataConfig) -> Dataset:
+def _assemble(parts: Sequence[Steps], config: DataConfig, chunk: int) -> Dataset:
     first = parts[0]
     cameras = tuple(first.frame)
     sizes: dict[str, tuple[int, int]] = {}
@@ -220,7 +221,7 @@ def _assemble(parts: Sequence[Steps], config: DataConfig) -> Dataset:
         ]
     )  # fmt: skip
     source = StoredPictures([p.episode for p in parts], sizes)
-    return Dataset(table, choose_pictures(source, table, config))
+    return Dataset(table, choose_pictures(source, table, config), Window(chunk, config.history))
 
 
 def choose_pictures(source: StoredPictures, table: Table, config: DataConfig) -> Pictures:
