@@ -128,6 +128,8 @@ class _Conversion:
             wanted = list(dict.fromkeys(self.options.episodes))
             if unknown := [i for i in wanted if i not in self.dataset.episodes]:
                 raise ImportRefusedError(f"dataset {self.dataset.root} has no episode {unknown[0]}")
+        if not self.options.allow_missing_video:
+            self._refuse_missing(wanted)
         facts = scan(
             self.dataset, wanted, self.options.allow_missing_video, self.options.workers,
             lambda done: self._say("episodes looked at", done, len(wanted)),
@@ -138,6 +140,17 @@ class _Conversion:
             known = set()
         self.report.skipped = [i for i, f in facts.items() if f.identity in known]
         return {i: f for i, f in facts.items() if f.identity not in known}
+
+    def _refuse_missing(self, wanted: list[int]) -> None:
+        """Raises ImportRefusedError that names the first video that is missing, and the way around it."""
+        chosen = (self.dataset.episodes[i] for i in wanted)
+        missing = [v.path for episode in chosen for v in episode.videos.values() if not v.path.exists()]
+        if missing:
+            others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            raise ImportRefusedError(
+                f"video {missing[0]}{others} is missing",
+                "complete the download, or convert without these cameras (--allow-missing-video)",
+            )
 
     def _write(self, facts: dict[int, Facts]) -> None:
         """All files, in parallel; the metadata is made and the rows are checked while videos are copied."""

@@ -22,6 +22,7 @@ from episodes.lerobot.lint_views import (
     View,
     action_columns,
     column_name,
+    count,
     set_faults,
     views,
 )
@@ -75,13 +76,14 @@ def lint(
     limits: Limits | None = None,
     pictures: bool = True,
     where: str = "true",
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> LintReport:
     """Look at every episode of the set or store in ``path``.
 
     ``limits``: lowest and highest value of an action by column name, in its unit. Without ``pictures``
-    nothing is decoded. ``where`` is for stores: a LeRobot set has no catalogue. Raises ImportRefusedError,
-    StoreError when it cannot be opened at all, or when no action has a column of a name in ``limits``.
+    nothing is decoded. ``where`` is for stores: a LeRobot set has no catalogue. ``progress`` gets the
+    episodes looked at and how many there are. Raises ImportRefusedError, StoreError when it cannot be
+    opened at all, or when no action has a column of a name in ``limits``.
     """
     if where != "true" and not (Path(path) / "store.json").exists():
         raise StoreError(
@@ -90,6 +92,7 @@ def lint(
         )
     if limits:
         _refuse_unknown(limits, action_columns(Path(path), where), path)
+    total = 0 if progress is None else count(Path(path), where)
     report = LintReport(str(path))
     report.findings += [Finding(c, _severity(s), "", t) for c, s, t in set_faults(Path(path))]
     for view in views(Path(path), where):
@@ -105,7 +108,7 @@ def lint(
                 report.pictures += camera.frames
         report.findings += [Finding(c, _severity(s), view.name, t) for c, s, t in found]
         if progress is not None:
-            progress(report.episodes)
+            progress(report.episodes, total)
     return report
 
 

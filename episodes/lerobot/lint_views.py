@@ -78,6 +78,14 @@ def views(path: Path, where: str = "true") -> Iterator[View]:
         yield _of_dataset(dataset, dataset.episodes[index])
 
 
+def count(path: Path, where: str = "true") -> int:
+    """How many episodes ``views`` gives. Raises as it does."""
+    if (path / "store.json").exists():
+        with EpisodeStore.open(path, create=False, mode="r") as store:
+            return len(store.select(where))
+    return len(Dataset(path).episodes)
+
+
 def column_name(names: tuple[str, ...], column: int) -> str:
     """What a column of a stream is called: by its place where it has no name."""
     return names[column] if column < len(names) else f"[{column}]"

@@ -92,7 +92,8 @@ def test_the_report_tells_what_is_in_a_set(tmp_path: Path) -> None:
     shown = CliRunner().invoke(command, [str(old), str(tmp_path / "other")])
     assert shown.exit_code == 0, shown.output
     for words in ("100 frames for 100 rows, 32x48", "µs off index/fps", "all 3 features are there",
-                  "episode 0 row 50 [0] = 90", "read back and compared: it agrees"):  # fmt: skip
+                  "episode 0 row 50 [0] = 90", "read back and compared: they agree",
+                  f"not decoded; `ratchet episodes lint {tmp_path / 'other'}` does"):  # fmt: skip
         assert words in shown.output
 
 
@@ -231,7 +232,7 @@ def _broken_video(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (_drop_video, r"episode_000001\.mp4 is missing"),
+        (_drop_video, r"episode_000001\.mp4 is missing; .*\(--allow-missing-video\)"),
         (_short_video, "has 4 frames for 9 rows of episode 1"),
         (_broken_video, r"episode_000001\.mp4 cannot be read"),
         (lambda r: edit_info(r, features={KEY: {"dtype": "video", "shape": [64, 48, 3]}}), "says 48×64"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from episodes.lerobot.convert import convert_v30
 from episodes.lerobot.encode import encode_video
 from episodes.lerobot.lint import LintReport, lint
 from episodes.store import EpisodeStore
+from tools.commands import episodes_lint
 from tools.commands.episodes_lint import command
 
 FIXTURES = Path(__file__).parents[3] / "shared" / "fixtures"
@@ -228,3 +230,25 @@ def test_a_joint_that_stands_still_but_for_noise(tmp_path: Path, moves: str, fou
     stuck = [f.text for f in lint(root, pictures=False).findings if f.check == "stuck"]
     assert bool(stuck) == found, stuck
     assert not found or "a.pos stays at 0.3" in stuck[0]
+
+
+def test_progress_says_how_many_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a set and of a store; and the bar of the command gets both numbers."""
+    root = make_set(tmp_path / "set")
+    told: list[tuple[int, int]] = []
+    lint(root, pictures=False, progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    with EpisodeStore.open(tmp_path / "store") as store:
+        first, *_ = [record_episode(store, 5, name) for name in ("a", "b", "c")]
+    told.clear()
+    lint(tmp_path / "store", where="id > 'a'", progress=lambda done, total: told.append((done, total)))
+    assert (first, told) == ("a", [(1, 2), (2, 2)])
+    seen: list[tuple[int, int]] = []
+
+    @contextmanager
+    def bar(label: str, total: int, unit: str) -> Iterator[Any]:
+        yield lambda done, note="", total=None: seen.append((done, total))
+
+    monkeypatch.setattr(episodes_lint, "bar", bar)
+    CliRunner().invoke(command, [str(root), "--no-pictures"])
+    assert seen == [(1, 3), (2, 3), (3, 3)]

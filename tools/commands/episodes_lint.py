@@ -64,7 +64,7 @@ def command(
     with bar("looking", 1, "episodes") as update:
         report = lint(
             path, limits=dict(limits), pictures=not no_pictures, where=where,
-            progress=lambda done: update(done, "", done),
+            progress=lambda done, total: update(done, "", total),
         )  # fmt: skip
     if as_json:
         show_json({**asdict(report), "ok": report.ok, "counts": report.counts()})
