@@ -71,7 +71,7 @@ class Robot:
         return RobotSnapshot(
             robot=self._name,
             mode=loop.state.value,
-            reason=loop.reason if not loop.recorder_error else f"{loop.reason}; {loop.recorder_error}",
+            reason=self._reason(),
             tick=loop.ticks,
             joints=None if sample is None else sample.joints,
             goal=None if sample is None else sample.goal,
@@ -272,6 +272,12 @@ class Robot:
                 raise RefusedError(str(error)) from error
             self._ended = ref
             return EpisodeResult(ref.id, ticks)
+
+    def _reason(self) -> str:
+        """Why things are as they are: in a mode that was asked for, the recorder's trouble is the news."""
+        mode, disk = self._loop.reason, self._loop.recorder_error
+        asked = self._loop.state in (State.READY, State.TELEOP, State.POLICY)
+        return (disk if asked else f"{mode}; {disk}") if disk else mode
 
     def _notice_lost_episode(self) -> None:
         """Publishing goes on behind; when it failed, the state says so."""

@@ -113,6 +113,6 @@ def test_a_full_disk_is_the_only_reason_while_the_mode_is_as_asked(bench: Bench)
     assert asyncio.run(robot.state()).reason == bench.loop.reason != ""
     bench.loop.recording_failed(RecordingError("no space left on /store", "free some"))
     assert asyncio.run(robot.state()).reason == "no space left on /store; free some"
-    bench.go(Event.FAULT)
+    bench.go(Event.BUS_FAULT)
     reason = asyncio.run(robot.state()).reason
     assert reason == f"{bench.loop.reason}; no space left on /store; free some", "a fault is news, too"

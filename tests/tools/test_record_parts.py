@@ -174,7 +174,7 @@ class BrokenDisk:
 
     async def state(self) -> pb.RobotState:
         self.looks += 1
-        full = "teleop asked for; no space left to write e.journal"
+        full = "no space left to write e.journal"
         return pb.RobotState(mode="teleop", episode="e" if self.looks < 2 else "", reason=full)
 
     async def start_episode(self, task: str) -> pb.EpisodeReply:
@@ -188,5 +188,5 @@ async def test_a_full_disk_is_told_while_the_operator_still_works() -> None:
     robot: Any = BrokenDisk()
     director = ClockDirector(60.0, 0.0, "success")
     async with asyncio.timeout(20):
-        with pytest.raises(UsageError, match="no space left"):
+        with pytest.raises(UsageError, match=r"^recording stopped: no space left"):
             await record_session(robot, robot, director, "x", 1, asyncio.Event(), lambda *_: None)
