@@ -38,7 +38,7 @@ from tools.progress import bar
 
 HONEST_HZ = 10.0
 HONEST_DEADLINE_S = 5.0
-ATTACKERS = 2
+HONEST_JPEG_QUALITY = 90
 SETTLE_S = 3.0
 #: What the server may hold more of after it all than before, having been warmed up with a tenth of it.
 GROWTH_BUDGET_MB = 64.0
@@ -65,11 +65,11 @@ class Attacked:
 
 @dataclass(frozen=True)
 class Site:
-    """The server's arguments, and the identities of the honest client and of each attacker, as folders."""
+    """The server's arguments, and who comes: identities as folders, and each attacker's share."""
 
     arguments: list[str]
     honest: Path | None
-    attackers: list[Path | None]
+    attackers: list[tuple[Path | None, float]]
 
 
 @click.command(
@@ -81,14 +81,16 @@ class Site:
 @click.option(
     "--tls",
     is_flag=True,
-    help="Through mutual TLS: one attacker with a certificate that may only look, one with none.",
+    help="Through mutual TLS: an attacker with a certificate that may only look, one with none, and one "
+    "with a certificate that may drive.",
 )
 @json_flag
 def command(requests: int, seed: int, tls: bool, as_json: bool) -> None:
     """Send a policy server what nobody should, while an honest client asks ten times a second.
 
-    Random bytes, flipped bits, wrong shapes, huge tensors, false pictures and memory references, paths
-    from anywhere; garbage below HTTP/2, half-open connections and streams, slow readers, resets, floods.
+    Random bytes, flipped bits, wrong shapes, huge tensors, false pictures and memory references,
+    pictures that are much work, paths from anywhere; garbage below HTTP/2, half-open connections and
+    streams, slow readers, resets, floods.
     """
     with tempfile.TemporaryDirectory(prefix="ratchet-hostile-") as folder:
         show(asyncio.run(_measure(Path(folder), requests, seed, tls)), as_json)
@@ -98,7 +100,7 @@ async def _measure(folder: Path, requests: int, seed: int, tls: bool) -> dict[st
     served = await asyncio.to_thread(export_untrained, folder, act_small())
     port = free_port()
     address = f"127.0.0.1:{port}"
-    site = _encrypted(folder) if tls else Site(["--plaintext"], None, [None] * ATTACKERS)
+    site = _encrypted(folder) if tls else Site(["--plaintext"], None, [(None, 0.5)] * 2)
     arguments = ["policy_server", "--address", address, "--die-with-parent", "--log", "error"]
     arguments += ["--bundle", str(served.bundle), "--trust", str(served.trust), *site.arguments]
     server = Child("policy server", arguments, folder / "server.log")
@@ -158,12 +160,15 @@ async def _measure(folder: Path, requests: int, seed: int, tls: bool) -> dict[st
 
 
 def _encrypted(folder: Path) -> Site:
-    """A temporary authority: the server's files, a client that may drive, one that may look, a stranger."""
+    """A temporary authority: the server's files, an honest client, and those of three attackers."""
     authority, _ = Authority.ensure(folder / "authority")
-    server, honest, look, stranger = (folder / name for name in ("tls", "honest", "look", "stranger"))
+    server, honest, look, stranger, drive = (
+        folder / name for name in ("tls", "honest", "look", "stranger", "drive")
+    )
     authority.server(server, ["127.0.0.1"])
     authority.client(honest, "honest", Role.DRIVE)
     authority.client(look, "curious", Role.LOOK)
+    authority.client(drive, "reckless", Role.DRIVE)
     stranger.mkdir()
     shutil.copy(look / "ca.pem", stranger)
     files = {"certificate": "server.pem", "key": "server.key", "ca": "ca.pem"}
@@ -171,22 +176,24 @@ def _encrypted(folder: Path) -> Site:
     # JSON's strings are TOML's.
     lines = [f"{key} = {json.dumps(str(server / name))}\n" for key, name in files.items()]
     config.write_text("[tls]\n" + "".join(lines))
-    return Site(["--config", str(config)], honest, [look, stranger])
+    return Site(["--config", str(config)], honest, [(look, 0.4), (stranger, 0.4), (drive, 0.2)])
 
 
-async def _attack(port: int, attackers: list[Path | None], requests: int, seed: int) -> Attacked:
+async def _attack(
+    port: int, attackers: list[tuple[Path | None, float]], requests: int, seed: int
+) -> Attacked:
     """All attackers at once: what they sent, what they were told, and how long it took."""
     began = time.monotonic()
-    share = -(-requests // len(attackers))
-    with bar("hostile requests", len(attackers) * share) as update:
+    counts = [round(requests * share) for _, share in attackers]
+    with bar("hostile requests", sum(counts)) as update:
         done = [0] * len(attackers)
 
         async def one(index: int) -> dict[str, Any]:
-            identity = attackers[index]
+            identity, _ = attackers[index]
             who = [] if identity is None else ["--identity", str(identity)]
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "tools.hostile.attack", "127.0.0.1", str(port),
-                "--count", str(share), "--seed", str(seed + index), *who,
+                "--count", str(counts[index]), "--seed", str(seed + index), *who,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )  # fmt: skip
             assert process.stderr is not None
@@ -210,15 +217,17 @@ async def _attack(port: int, attackers: list[Path | None], requests: int, seed: 
 
 @contextlib.asynccontextmanager
 async def _asking(address: str, identity: Path | None, honest: Honest) -> AsyncIterator[None]:
-    """An honest client at work for as long as the block lasts."""
-    request = sound(Random(7))
-    request.session = "honest"
+    """An honest client at work for as long as the block lasts; it sends raw pictures and JPEGs in turn."""
+    requests = [sound(Random(7), jpeg_quality=quality) for quality in (None, HONEST_JPEG_QUALITY)]
+    for request in requests:
+        request.session = "honest"
 
     async def ask() -> None:
         async with open_channel(address, _shown(identity)) as channel:
             stub = policy_pb2_grpc.PolicyServiceStub(channel)
             while True:
                 begin = time.monotonic()
+                request = requests[honest.asked % len(requests)]
                 honest.asked += 1
                 try:
                     await stub.Infer(request, timeout=HONEST_DEADLINE_S)

@@ -27,11 +27,13 @@ _DTYPES = (
 Call = tuple[str, bytes]
 
 
-def sound(rng: random.Random, size: int = 96) -> pb.InferRequest:
-    """A well-formed request of the demo's network: six joints, two square pictures."""
+def sound(rng: random.Random, size: int = 96, jpeg_quality: int | None = None) -> pb.InferRequest:
+    """A well-formed request of the demo's network: six joints, two square pictures, raw or JPEG."""
     noise = np.random.default_rng(rng.randrange(2**32))
     images = [
-        encode_image(name, noise.integers(0, 256, (size, size, 3), dtype=np.uint8), seq=1, t_ns=1)
+        encode_image(
+            name, noise.integers(0, 256, (size, size, 3), dtype=np.uint8), 1, 1, jpeg_quality=jpeg_quality
+        )
         for name in ("front", "wrist")
     ]
     return pb.InferRequest(
