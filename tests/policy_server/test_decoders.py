@@ -145,10 +145,25 @@ async def test_a_refused_request_is_kept_by_nobody():
         decoders.close()
 
 
-async def test_what_comes_late_or_after_closing_is_not_decoded():
+async def test_what_comes_to_its_turn_late_or_after_closing_is_not_decoded():
+    """Even when the event loop had no time to give it up."""
     decoders = Decoders(1)
-    with pytest.raises(ExpiredError):
-        await decoders.run(lambda: pytest.fail("was decoded"), time.monotonic_ns() - 1)
+    release, done, decoded = threading.Event(), threading.Event(), []
+    now, second = time.monotonic_ns(), 10**9
+    runs = [
+        asyncio.ensure_future(decoders.run(decode, deadline_ns))
+        for decode, deadline_ns in (
+            (lambda: release.wait(10), now + 20 * second),
+            (lambda: decoded.append("late"), now + second // 20),
+            (done.set, now + 20 * second),
+        )
+    ]
+    await asyncio.sleep(0)
+    threading.Event().wait(0.1)
+    release.set()
+    assert done.wait(10)
+    assert isinstance((await asyncio.gather(*runs, return_exceptions=True))[1], ExpiredError)
+    assert decoded == []
     decoders.close()
     decoders.close()
     with pytest.raises(InferenceError, match="stopping"):
