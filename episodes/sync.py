@@ -206,7 +206,6 @@ def _copy(folder: Path, link: Link, notes: Notes, copied: Copied, progress: Call
     if there is None:
         copied.there.append(folder.name)
         return marker.content_digest()
-    notes.lost(folder.name)
     copied.resumed_bytes += sum(there.values())
     _send_files(folder, marker, there, link, copied, progress)
     if again := link.commit(folder.name):
