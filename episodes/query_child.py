@@ -81,6 +81,8 @@ def _limit(memory_bytes: int) -> None:
     """So much more memory than now, none beyond; when the machine has none left, this process goes first."""
     data = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmData" in line)
     most = int(data.split()[1]) * 1024 + memory_bytes
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError):
