@@ -146,6 +146,8 @@ def test_what_counts_on_another_place_goes_on_counting_on_it(store: EpisodeStore
     damage(other, "e0")
     assert sync(store, other).exit_code == 1
     assert synced(store)["e0"] == "/elsewhere"
+    store.catalogue.unmark_synced("e0", str(other))
+    assert synced(store)["e0"] == "/elsewhere"
 
 
 def test_one_folder_has_one_name_however_it_is_spelt(
