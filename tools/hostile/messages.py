@@ -141,12 +141,13 @@ def false_pictures(rng: random.Random, base: pb.InferRequest) -> Call:
 
 
 def laborious_pictures(rng: random.Random, base: pb.InferRequest) -> Call:
-    """JPEGs of the right size that are a fifth of a second's work each, as far as they are decoded."""
+    """JPEGs of the right size that would be a hundred times the work of others, were they decoded."""
     request = pb.InferRequest()
     request.CopyFrom(base)
+    request.session = f"laborious-{rng.randrange(16)}"  # one session's would be refused for their number
     for image in request.images:
         image.encoding = common_pb2.IMAGE_ENCODING_JPEG
-        image.data = many_scans(image.height, image.width, rng.choice((100, 2000, 6000)))
+        image.data = many_scans(image.height, image.width, rng.choice((100, 6000, 6000)))
     return PREFIX + "Infer", request.SerializeToString()
 
 
