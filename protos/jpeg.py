@@ -1,8 +1,9 @@
 """Whether decoding a JPEG costs no more than its size says: judged by its markers, before it is decoded.
 
 A scan of a progressive JPEG may be a dozen bytes, and each one has the decoder go over the whole picture:
-a quarter of a megabyte at 640×480 keeps it busy for ten seconds. A sequential JPEG has a scan for all components or
-one for each, so the work is bounded by its pixels and bytes. Cameras and our own encoder make only those.
+a quarter of a megabyte at 640×480 keeps it busy for ten seconds. A sequential JPEG has a scan for all
+components or one for each, so the work is bounded by its pixels and bytes. Cameras and our own encoder
+make only those.
 
 The walk must see what the decoder sees, so what libjpeg skips or guesses about (bytes between segments,
 reserved markers, a missing end) is refused. Marker layout: ITU-T T.81, annex B.
