@@ -69,6 +69,7 @@ class EngineProcess:
         self._socket = mine
         self._threads = 1
         # By reference counting: an inference that runs on an evicted bundle still ends in peace.
+        weakref.finalize(self, mine.close)
         self._finalizer = weakref.finalize(self, _end, self._process, mine)
 
     @property
@@ -226,7 +227,10 @@ def _own(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _end(process: subprocess.Popen[bytes], end: socket.socket) -> None:
-    end.close()
+    # Wakes a thread that waits for an answer. Closed under it, the descriptor could be another's by the
+    # time it looks, and it would wait on; it is closed when nobody refers to the engine any more.
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
     process.kill()
     _ENDED.append(process)
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+import threading
 from collections import Counter
 from typing import Any
 
@@ -137,6 +138,7 @@ async def test_a_shadow_that_hangs_holds_up_no_request_no_swap_and_no_way_back(p
         await run.stub.Swap(pb.SwapRequest(version=blind.version, by_person=True), timeout=20)
         assert await ask(run) == blind.version
         assert not runs(hung)
+        await eventually(lambda: not [t for t in threading.enumerate() if t.name.startswith("shadow")])
 
 
 async def test_a_probation_that_fails_goes_on_until_its_dead_way_back_is_loaded(place, running):
