@@ -28,6 +28,7 @@ PARQUET_COLUMNS = 20_000  # episode metadata has some ten columns per feature
 FEATURES = 500
 ELEMENTS = 1_000_000  # of one value
 PIXELS = 8192  # along one side
+SCANS = 64  # of a JPEG; each is decoded over the whole picture, and may be a few bytes
 FPS = 1000.0
 EPISODES = 10_000_000
 LENGTH = 100_000_000  # frames of one episode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +10,13 @@ import av
 import cv2
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 
 from episodes.errors import ImportRefusedError
 from episodes.lerobot import bounds
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_SCAN = b"\xff\xda"
 
 
 def video_frames(
@@ -57,12 +62,30 @@ def video_frames(
 
 def decode_picture(data: bytes, where: str) -> npt.NDArray[np.uint8]:
     """An embedded PNG or JPEG as uint8 RGB (H, W, 3). Raises ImportRefusedError naming ``where``."""
+    height, width = _picture_size(data) or (0, 0)
+    if height == 0 or width == 0:
+        raise ImportRefusedError(f"{where} is no PNG or JPEG picture", "check the download")
+    if max(height, width) > bounds.PIXELS:
+        raise ImportRefusedError(f"{where} is {width}×{height} pixels", "check it")
+    # In what a scan holds, a zero stands behind every 0xFF.
+    if not data.startswith(_PNG) and (scans := data.count(_SCAN)) > bounds.SCANS:
+        raise ImportRefusedError(f"{where} is a JPEG of {scans} scans", f"at most {bounds.SCANS} are read")
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:
         bgr = None
     if bgr is None:
         raise ImportRefusedError(f"{where} is not a picture", "check the download")
-    if max(bgr.shape) > bounds.PIXELS:
-        raise ImportRefusedError(f"{where} is {bgr.shape[1]}×{bgr.shape[0]} pixels", "check it")
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _picture_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) as the head of a PNG or JPEG says, None where it is neither."""
+    if data.startswith(_PNG) and len(data) >= 24:
+        width, height = struct.unpack(">II", data[16:24])
+        return height, width
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
+    except (ValueError, KeyError):
+        return None
+    return height, width
