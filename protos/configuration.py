@@ -21,9 +21,10 @@ class Problem:
 
 
 def first_problem(model: type[BaseModel], error: ValidationError) -> Problem:
-    """The first of the problems in ``error``, and how many more there are."""
+    """The first of the problems in ``error``, and how many more there are; an unknown key before others, as
+    it often is the one that is missing."""
     problems = error.errors()
-    first = problems[0]
+    first = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
     key = ".".join(str(part) for part in first["loc"])
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if first["type"] == "extra_forbidden":

@@ -169,6 +169,10 @@ class ArmLink:
         core.start(self.joints)
         if not self.port.torque().all():
             self.port.set_torque(True)
+            # A limp arm sinks until its last motor has torque: goals from before would lift it again.
+            self._joints = self.port.read()
+            core.adopt(self._joints)
+            core.start(self._joints)
         self._guarded_by_watchdog(core)
         log.info("arm energised")
 
