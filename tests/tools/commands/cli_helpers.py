@@ -39,6 +39,19 @@ TINY = tuple(
 )  # fmt: skip
 
 
+def short_of_disk(most_bytes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """`ratchet` where no file may grow beyond ``most_bytes``, as on a full disk: the same calls fail.
+
+    The limit is set in the new process: one that gRPC's threads run in cannot be forked safely.
+    """
+    limit = (
+        "import resource, sys; from tools.cli import main; "
+        "most = int(sys.argv.pop(1)); resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)); main()"
+    )
+    command = [sys.executable, "-c", limit, str(most_bytes), *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+
+
 @dataclass(frozen=True)
 class Result:
     """What a command left: exit code, stdout, stderr."""

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from cli_helpers import FIXTURES, ROOT, Toys, ratchet, record, toy_store
+from cli_helpers import FIXTURES, Toys, ratchet, record, short_of_disk, toy_store
 
 from episodes.spec import EpisodeSpec, StreamSpec
 from episodes.store import EpisodeStore
@@ -174,15 +171,7 @@ def test_a_full_disk_is_one_line_and_leaves_a_sound_store(tmp_path: Path) -> Non
     """A limit on the size of files stands in for a full disk: the same calls fail."""
     source = _dataset(tmp_path / "d", rows=20_000)
     store = toy_store(tmp_path / "s", 1)
-    limited = subprocess.run(
-        [sys.executable, "-m", "tools.cli", "episodes", "import", str(source), "--store", str(store)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)),
-        timeout=60,
-        check=False,
-    )
+    limited = short_of_disk(400_000, "episodes", "import", source, "--store", store)
     assert limited.returncode == 2
     assert "Traceback" not in limited.stderr
     last = limited.stderr.strip().splitlines()[-1]

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cli_helpers import ROOT, TINY, Toys, interrupt, ratchet, record, running, toy_store
+from cli_helpers import TINY, Toys, interrupt, ratchet, record, running, short_of_disk, toy_store
 
 from episodes.store import EpisodeStore
 from learner.ledger import Ledger
@@ -162,16 +158,9 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
 
 def test_a_full_disk_is_one_line_and_no_bundle(toys: Toys, tmp_path: Path) -> None:
     """A limit on the size of files stands in for a full disk: the same calls fail."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.cli", "train", "--store", str(toys.store), "--out", str(tmp_path / "b"),
-         "--no-register", "--keys", str(toys.keys), "--steps", "2", *TINY],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
-        timeout=100,
-        check=False,
+    done = short_of_disk(
+        200_000, "train", "--store", toys.store, "--out", tmp_path / "b", "--no-register",
+        "--keys", toys.keys, "--steps", 2, *TINY,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     line = done.stderr.strip().splitlines()[-1]
