@@ -18,6 +18,7 @@ from hal.bench.world import World
 from hal.types import Vector
 
 TICK_S = 1 / 30
+_THERE_RAD = 0.05
 PEAK_SPEED = 2.3  # rad/s of any leader joint
 _MIN_JERK_PEAK = 1.875  # peak over mean speed of a minimum-jerk motion
 OPEN_JAW = 0.85
@@ -93,7 +94,9 @@ class Demonstrator:
         self._next = self._reach
 
     def _reach(self) -> None:
-        self._joints(kin.inverse(self._over_cube(self._hover)), 17)
+        over = kin.inverse(self._over_cube(self._hover))
+        if np.abs(over - self._tail()).max() > _THERE_RAD:  # else it would stand still for as long
+            self._joints(over, 17)
         self._next = self._descend
 
     def _descend(self) -> None:
