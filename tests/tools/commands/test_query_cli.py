@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -97,31 +99,33 @@ def test_a_query_has_no_more_memory_or_rows_than_it_may(
         ratchet("episodes", "query", outside, "--store", toys.store).one_line()
 
 
-def test_ctrl_c_ends_a_query(toys: Toys) -> None:
+@contextlib.contextmanager
+def asking(toys: Toys) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """`ratchet` while it asks something without end, and the process that works on it."""
     command = [sys.executable, "-m", "tools.cli", "episodes", "query", ENDLESS, "--store", str(toys.store)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60
         while not (child := _children(process.pid)):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        time.sleep(1.0)
+        time.sleep(1.0)  # it has begun to count
+        yield process, child[0]
+
+
+def test_ctrl_c_ends_a_query(toys: Toys) -> None:
+    with asking(toys) as (process, child):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert (out, b"Traceback" in err) == (b"", False)
-    assert not Path(f"/proc/{child[0]}").exists()
+    assert not Path(f"/proc/{child}").exists()
 
 
 def test_a_query_does_not_outlive_who_asked(toys: Toys) -> None:
-    command = [sys.executable, "-m", "tools.cli", "episodes", "query", ENDLESS, "--store", str(toys.store)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 60
-        while not (child := _children(process.pid)):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        time.sleep(1.0)
+    with asking(toys) as (process, child):
         process.kill()
-    while runs(child[0]):
+    deadline = time.monotonic() + 60
+    while runs(child):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
