@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from policies.session import ChunkResult
 from policy_server.backends import FAILURES
-from policy_server.engine_process import ProcessSession
 from policy_server.errors import InferenceError, ServerError
+from policy_server.process_session import ProcessSession
 from policy_server.schedule import Job
 from policy_server.slots import Serving
-from policy_server.spec import IOSpec
+from policy_server.spec import Inputs, IOSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,12 @@ class BatchRunner:
     def __init__(self) -> None:
         self._spec: IOSpec | None = None
         self._own: Stacks = (np.zeros((0, 0), np.float32), {})
-        self._last: Stacks = self._own
+        self._last: Stacks | Inputs = self._own
 
     def run(self, jobs: Sequence[Job[Answer]], serving: Serving) -> list[Outcome]:
         """One outcome for each job. A picture that is lost fails its own job only."""
         begin = time.monotonic_ns()
-        size, version, session = len(jobs), serving.slot.version, serving.slot.session
+        size, session = len(jobs), serving.slot.session
         try:
             if isinstance(session, ProcessSession):
                 with session.staged(size) as stacks:  # straight to where the engine reads
@@ -67,26 +67,22 @@ class BatchRunner:
                 lost = _gather(jobs, stacks)
                 result = session.infer(*stacks) if len(lost) < size else None
         except FAILURES as error:
-            reason = str(error).partition("\n")[0][:300]
-            failed = InferenceError(f"bundle {version} failed: {reason}; roll it back")
-            failed.__cause__ = error
-            return [failed] * size
+            return [failure(serving, error)] * size
         if result is None:
             return [lost[n] for n in range(size)]
-        end = time.monotonic_ns()
-        fine = _finite(result)
-        broken = InferenceError(f"bundle {version} answered with a NaN or an infinity; roll it back")
-        return [
-            lost[n]
-            if n in lost
-            else _answer(job, n, result, serving, (begin, end, size))
-            if fine[n]
-            else broken
-            for n, job in enumerate(jobs)
-        ]
+        return outcomes(jobs, result, serving, begin, lost)
+
+    def ran_in_place(self, inputs: Inputs) -> None:
+        """The last run was of these inputs, which nobody copied."""
+        self._last = inputs
 
     def observed(self, row: int) -> Observed:
-        """A copy of a row of the last run."""
+        """A copy of a row of the last run. Raises LaneError when its pictures are not there any more."""
+        if isinstance(self._last, Inputs):
+            images = {name: np.zeros((1, *p.shape), np.uint8) for name, p in self._last.images.items()}
+            for name, picture in self._last.images.items():
+                picture.copy_to(images[name][0])
+            return self._last.state[None].copy(), images
         state, images = self._last
         return state[row : row + 1].copy(), {
             name: stack[row : row + 1].copy() for name, stack in images.items()
@@ -115,6 +111,31 @@ def _gather(jobs: Sequence[Job[Answer]], stacks: Stacks) -> dict[int, ServerErro
         except ServerError as error:
             lost[row] = error
     return lost
+
+
+def failure(serving: Serving, error: Exception) -> InferenceError:
+    """What those are told whose run failed with ``error``."""
+    reason = str(error).partition("\n")[0][:300]
+    failed = InferenceError(f"bundle {serving.slot.version} failed: {reason}; roll it back")
+    failed.__cause__ = error
+    return failed
+
+
+def outcomes(
+    jobs: Sequence[Job[Answer]],
+    result: ChunkResult,
+    serving: Serving,
+    begin_ns: int,
+    lost: Mapping[int, ServerError],
+) -> list[Outcome]:
+    """Part the result of a run that began then, without the rows that are ``lost``."""
+    times = begin_ns, time.monotonic_ns(), len(jobs)
+    fine = _finite(result)
+    broken = InferenceError(f"bundle {serving.slot.version} answered with a NaN or an infinity; roll it back")
+    return [
+        lost[n] if n in lost else _answer(job, n, result, serving, times) if fine[n] else broken
+        for n, job in enumerate(jobs)
+    ]
 
 
 def _finite(result: ChunkResult) -> npt.NDArray[np.bool_]:

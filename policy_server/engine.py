@@ -26,10 +26,11 @@ import numpy as np
 from policies.bundle import Bundle
 from policies.errors import BundleError, PolicyError
 from policies.keys import TrustStore
-from policies.session import PolicySession
+from policies.session import Pixels, PolicySession
 from policy_server.backends import ENGINE_ERRORS, open_session
-from policy_server.claim import EngineClaim
+from policy_server.claim import EngineClaim, come_back
 from policy_server.costs import measure
+from policy_server.engine_lanes import EngineLanes
 from policy_server.engine_wire import Exchange, Message, receive, send
 from policy_server.errors import ServerError
 from policy_server.proving import prove
@@ -44,6 +45,7 @@ class Engine:
         self._session: PolicySession | None = None
         self._exchange: Exchange | None = None
         self._claim: EngineClaim | None = None
+        self._lanes = EngineLanes()
         self._idle = ThreadPoolExecutor(1, "idle", initializer=_only_when_idle)
 
     def answer(self, request: Message, fd: int | None) -> Message:
@@ -55,6 +57,8 @@ class Engine:
             self._claim.take(request["idle"])
             if request["idle"]:
                 return self._idle.submit(self._infer, batch).result()
+            if "lane" in request:
+                return self._infer_in_place(request["lane"], request["slots"])
             return self._infer(batch)
         if op == "open":
             return _behind(lambda: self._open(request), quietly=True)
@@ -62,6 +66,8 @@ class Engine:
         # Threads inherit their maker's niceness; one that cannot be raised again must not be lowered.
         quietly = request["threads"] == 1 or _can_raise()
         reply = _behind(lambda: self._load(request, fd), quietly)
+        if request["lowered"]:
+            come_back()
         _level()
         self._claim = EngineClaim(request["priority"])
         reply["priority"] = self._claim.granted
@@ -102,11 +108,28 @@ class Engine:
             "passed_over": self._session.passed_over,
         }
 
+    def notice(self, notice: Message, fd: int | None) -> None:
+        """Do what needs no answer: map a lane, or let go of one."""
+        if fd is not None:
+            self._lanes.map(notice["lane"], notice["slots"], notice["slot_bytes"], fd)
+            os.close(fd)
+        else:
+            self._lanes.forget(notice["lane"])
+
     def _infer(self, batch: int) -> Message:
+        assert self._exchange is not None
+        return self._run(batch, {name: image[:batch] for name, image in self._exchange.images.items()})
+
+    def _infer_in_place(self, lane: int, slots: list[int]) -> Message:
+        """One observation, its state in the exchange and its pictures in a client's lane."""
+        assert self._bundle is not None
+        images = self._lanes.images(lane, slots, self._bundle.manifest.cameras)
+        return {"unknown": True} if images is None else self._run(1, images)
+
+    def _run(self, batch: int, images: dict[str, Pixels]) -> Message:
         exchange, session = self._exchange, self._session
         assert exchange is not None
         assert session is not None
-        images = {name: image[:batch] for name, image in exchange.images.items()}
         result = session.infer(exchange.state[:batch], images)
         for found, place in ((result.actions, exchange.actions), (result.features, exchange.features)):
             if found.shape != place[:batch].shape:
@@ -123,6 +146,9 @@ def serve(end: socket.socket) -> None:
             request, fd = receive(end)
         except (EOFError, OSError):
             return
+        if request["op"] == "lane":
+            engine.notice(request, fd)
+            continue
         try:
             reply = engine.answer(request, fd)
         except (PolicyError, ServerError) as error:

@@ -13,26 +13,22 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from policies.bundle import Precision
 from policies.errors import PolicyError
 from policies.manifest import Manifest
-from policies.session import ChunkResult, Floats, Pixels, PolicySession, check_inputs
+from policy_server.claim import can_come_back, lower
 from policy_server.config import Backend, ServerConfig
+from policy_server.engine_asked import Asked
 from policy_server.engine_wire import MAX_BATCH, Exchange, Message, exchange_bytes, receive, send
-from policy_server.hanging import FIRST_LOOK_S, LIMIT_S, LOOK_S, Patience, look_at
+from policy_server.hanging import FIRST_LOOK_S, LOOK_S, Patience, look_at
+from protos.frames import LaneShape
 
-_OPEN_S = 120.0
+_OPEN_S = 600.0  # in spare time, maybe
 _LOAD_S = 600.0  # torch.compile, on a small machine that is busy
-_IDLE_S = 600.0  # spare time may be rare
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _ENDED: list[subprocess.Popen[bytes]] = []  # killed, not yet waited for
 
@@ -54,10 +50,14 @@ class Opened:
         return self.content_id[:12]
 
 
+Answered = Callable[[Message | PolicyError], None]
+
+
 class EngineProcess:
     """A child process with one bundle. It ends when this object is no longer referred to."""
 
-    def __init__(self) -> None:
+    def __init__(self, aside: bool = False) -> None:
+        """``aside``: load it behind everything else on this machine, where it can come back from there."""
         _reap()
         mine, its = socket.socketpair()
         with its:
@@ -66,10 +66,17 @@ class EngineProcess:
                 pass_fds=[its.fileno()],
                 stdin=subprocess.DEVNULL,
             )
+        # From its first instruction on, or nearly: its memory traffic counts as well.
+        self._lowered = aside and can_come_back() and lower(self._process.pid)
         self._socket = mine
+        # What is said to it is short: one that lets so much of it lie that there is no room has stopped.
+        self._mouth = mine.dup()
+        self._mouth.setblocking(False)
+        self._speaking = threading.Lock()
         self._threads = 1
         # By reference counting: an inference that runs on an evicted bundle still ends in peace.
         weakref.finalize(self, mine.close)
+        weakref.finalize(self, self._mouth.close)
         self._finalizer = weakref.finalize(self, _end, self._process, mine)
 
     @property
@@ -90,8 +97,8 @@ class EngineProcess:
         manifest = Manifest.from_bytes(reply["manifest"].encode())
         return Opened(manifest, reply["content_id"], reply["signer"])
 
-    def load(self, opened: Opened, backend: Backend, config: ServerConfig) -> tuple[ProcessSession, Message]:
-        """Load and prove the bundle opened before; returns its session and the child's timings.
+    def load(self, opened: Opened, backend: Backend, config: ServerConfig) -> tuple[Exchange, Message]:
+        """Load and prove the bundle opened before; returns the memory shared with it and what it says.
 
         Raises PolicyError with the reason.
         """
@@ -107,13 +114,14 @@ class EngineProcess:
                 "priority": config.priority,
                 "warm_runs": config.warm_runs,
                 "max_batch": min(config.max_batch, MAX_BATCH),
+                "lowered": self._lowered,
             }
             reply = self.ask(request, _LOAD_S, fd)
             self._threads = config.threads
             exchange = Exchange(fd, opened.manifest)
         finally:
             os.close(fd)
-        return ProcessSession(self, exchange, opened, reply["precision"]), reply
+        return exchange, reply
 
     def ask(
         self, request: Message, limit_s: float, fd: int | None = None, expected_s: float | None = None
@@ -122,7 +130,7 @@ class EngineProcess:
         the process hangs. Raises PolicyError: refused; EngineError: gone, silent or failed."""
         try:
             self._socket.settimeout(limit_s)
-            send(self._socket, request, fd)
+            self._say(request, fd)
             reason = None if expected_s is None else self._hangs(expected_s)
             if reason is not None:
                 raise self._ended(reason)
@@ -131,9 +139,49 @@ class EngineProcess:
             raise self._ended(f"did not answer within {limit_s:.0f} s") from None
         except (EOFError, OSError):
             raise EngineError(f"the engine process ended ({self._ending()})") from None
-        if "error" in reply:
-            raise (PolicyError if reply["policy"] else EngineError)(reply["error"])
+        refused = _refused(reply)
+        if refused is not None:
+            raise refused
         return reply
+
+    def ask_soon(self, request: Message, expected_s: float, answered: Answered) -> Asked:
+        """As `ask` of what is expected in ``expected_s``, by the event loop, which goes on meanwhile.
+
+        ``answered`` is called with the answer or an error. Raises EngineError when it can't be asked.
+        """
+        try:
+            self._say(request, None)
+        except OSError:
+            raise self._ended("is gone") from None
+        patience = partial(Patience, partial(look_at, self.pid), expected_s, self._threads)
+        return Asked(self._mouth, patience, partial(self._answered, answered))
+
+    def _answered(self, answered: Answered, reply: Message | str) -> None:
+        if isinstance(reply, str):
+            answered(self._ended(reply))
+        else:
+            answered(_refused(reply) or reply)
+
+    def map_lane(self, lane: int, shape: LaneShape, fd: int) -> None:
+        """See `policy_server.lanes.LaneReader`. Raises EngineError."""
+        notice: Message = {"op": "lane", "lane": lane, "slots": shape.slots, "slot_bytes": shape.slot_bytes}
+        try:
+            self._say(notice, fd)
+        except OSError:
+            raise EngineError(f"the engine process ended ({self._ending()})") from None
+
+    def forget_lane(self, lane: int) -> None:
+        """See `policy_server.lanes.LaneReader`."""
+        with contextlib.suppress(OSError, EngineError):
+            self._say({"op": "lane", "lane": lane}, None)
+
+    def _say(self, message: Message, fd: int | None) -> None:
+        """Never waits. Raises OSError when the process is gone, EngineError when it does not listen."""
+        try:
+            with self._speaking:
+                send(self._mouth, message, fd)
+        except BlockingIOError:
+            raise self._ended("does not read what it is told") from None
 
     def _hangs(self, expected_s: float) -> str | None:
         """Wait for an answer, or for the end of the process; returns why it would be in vain, else None."""
@@ -161,69 +209,11 @@ class EngineProcess:
         return f"signal {-code}" if code < 0 else f"status {code}"
 
 
-class ProcessSession(PolicySession):
-    """A `PolicySession` whose bundle runs in an engine process."""
-
-    def __init__(
-        self, engine: EngineProcess, exchange: Exchange, opened: Opened, precision: Precision
-    ) -> None:
-        super().__init__(opened.manifest, opened.version, precision)
-        self._engine = engine
-        self._exchange = exchange
-        self._lock = threading.Lock()
-
-    @property
-    def pid(self) -> int:
-        """Of the engine process."""
-        return self._engine.pid
-
-    def infer(self, state: Floats, images: Mapping[str, Pixels]) -> ChunkResult:
-        """See `policies.session.PolicySession.infer`. Raises EngineError when the process is gone."""
-        return self._infer(state, images, idle=False)
-
-    def infer_idle(self, state: Floats, images: Mapping[str, Pixels]) -> ChunkResult:
-        """The same in the processor's spare time only, however long that takes."""
-        return self._infer(state, images, idle=True)
-
-    @contextmanager
-    def staged(self, batch: int) -> Iterator[tuple[Floats, dict[str, Pixels]]]:
-        """Where the engine reads ``batch`` observations: fill them in, then `run`. It is locked."""
-        if batch > MAX_BATCH:
-            raise EngineError(f"{batch} observations at once; at most {MAX_BATCH} fit")
-        exchange = self._exchange
-        with self._lock:
-            yield exchange.state[:batch], {name: place[:batch] for name, place in exchange.images.items()}
-
-    def run(self, batch: int, idle: bool = False, expected_s: float = 0.0) -> ChunkResult:
-        """Run what is `staged`; ``expected_s`` is what it usually takes. Raises EngineError when the
-        process is gone or hangs."""
-        request: Message = {"op": "infer", "batch": batch, "idle": idle}
-        if idle:  # it may stand still for long
-            self._engine.ask(request, _IDLE_S)
-        else:
-            self._engine.ask(request, LIMIT_S, expected_s=expected_s)
-        return ChunkResult(_own(self._exchange.actions[:batch]), _own(self._exchange.features[:batch]))
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process is there to be asked."""
-        return self._engine.alive
-
-    def close(self) -> None:
-        """End the process now."""
-        self._engine.close()
-
-    def _infer(self, state: Floats, images: Mapping[str, Pixels], idle: bool) -> ChunkResult:
-        check_inputs(self.manifest, state, images)
-        with self.staged(state.shape[0]) as (states, stacks):
-            states[:] = state
-            for name, stack in stacks.items():
-                stack[:] = images[name]
-            return self.run(state.shape[0], idle)
-
-
-def _own(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return np.array(array)
+def _refused(reply: Message) -> PolicyError | None:
+    """What an engine's answer is, if it is a refusal."""
+    if "error" not in reply:
+        return None
+    return (PolicyError if reply["policy"] else EngineError)(reply["error"])
 
 
 def _end(process: subprocess.Popen[bytes], end: socket.socket) -> None:
@@ -231,6 +221,8 @@ def _end(process: subprocess.Popen[bytes], end: socket.socket) -> None:
     # time it looks, and it would wait on; it is closed when nobody refers to the engine any more.
     with contextlib.suppress(OSError):
         end.shutdown(socket.SHUT_RDWR)
+    # The kernel takes its memory back in its own time: hundreds of megabytes, page by page.
+    lower(process.pid)
     process.kill()
     _ENDED.append(process)
 

@@ -20,7 +20,7 @@ from policies.manifest import Manifest
 #: Observations in one request to an engine.
 MAX_BATCH = 64
 _MAX_MESSAGE = 16 * 2**20  # a manifest has at most 8 MiB
-_BLOCK = 2**16
+_BLOCK = 2**20
 _LENGTH = struct.Struct("<I")
 _ALIGN = 64
 
@@ -37,23 +37,38 @@ def send(end: socket.socket, message: Message, fd: int | None = None) -> None:
 
 
 def receive(end: socket.socket) -> tuple[Message, int | None]:
-    """The next message and the descriptor that came with it; nobody sends another before its answer.
+    """The next message, no byte of the one after it, and the descriptor that came with it.
 
     Raises EOFError when the other end is gone, TimeoutError after the socket's time-out.
     """
-    block, fds, _, _ = socket.recv_fds(end, _BLOCK, 1)  # nearly always all of it
-    data = bytearray(block)
-    if len(data) < _LENGTH.size:
-        if not data:
-            raise EOFError("the other end is gone")
-        _fill(end, data, _LENGTH.size)
-    (length,) = _LENGTH.unpack_from(data)
+    block, fds, _, _ = socket.recv_fds(end, _LENGTH.size, 1)
+    if not block:
+        raise EOFError("the other end is gone")
+    header = bytearray(block)
+    _fill(end, header, _LENGTH.size)
+    (length,) = _LENGTH.unpack(header)
     if length > _MAX_MESSAGE:
         raise EOFError(f"a message of {length} bytes")
-    _fill(end, data, _LENGTH.size + length)
-    message = json.loads(data[_LENGTH.size :])
+    body = bytearray()
+    _fill(end, body, length)
+    message = json.loads(body)
     assert isinstance(message, dict)
     return message, fds[0] if fds else None
+
+
+def parse(data: bytearray) -> Message | None:
+    """The message that ``data`` is, None while it is not whole. Raises ValueError when it is none."""
+    if len(data) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack_from(data)
+    if length > _MAX_MESSAGE or len(data) > _LENGTH.size + length:
+        raise ValueError(f"a message of {length} bytes, {len(data)} are here")
+    if len(data) < _LENGTH.size + length:
+        return None
+    message = json.loads(data[_LENGTH.size :])
+    if not isinstance(message, dict):
+        raise ValueError("a message that has no keys")
+    return message
 
 
 def _fill(end: socket.socket, data: bytearray, size: int) -> None:

@@ -17,16 +17,19 @@ from functools import partial
 
 import numpy as np
 
-from policy_server.batch import Answer, BatchRunner, Observed, Outcome
+from policies.errors import PolicyError
+from policy_server.batch import Answer, BatchRunner, Observed, Outcome, failure
 from policy_server.clients import Client, Clients
 from policy_server.costs import BatchCosts
 from policy_server.errors import (
     ExpiredError,
     InferenceError,
+    LaneError,
     NothingServingError,
     OverloadedError,
     ServerError,
 )
+from policy_server.in_place import Begun, begin
 from policy_server.schedule import Job, Schedule
 from policy_server.slots import BundleSlots, Serving
 from policy_server.spec import Inputs
@@ -87,6 +90,7 @@ class InferenceWorker:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._schedule: Schedule[Answer] = Schedule(max_waiting)
         self._running: list[Job[Answer]] = []
+        self._begun: Begun | None = None  # a run in place
         self._watching: asyncio.Task[None] | None = None
         self._linger: asyncio.TimerHandle | None = None
         self._stopped = False
@@ -133,13 +137,19 @@ class InferenceWorker:
         await asyncio.get_running_loop().run_in_executor(self._thread, lambda: None)
 
     async def observed(self, row: int) -> Observed:
-        """A copy of one observation of the last run; only while that is what ran last, in ``watch``."""
+        """A copy of one observation of the last run; only while that is what ran last, in ``watch``.
+
+        Raises LaneError when its pictures are not there any more.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._runner.observed, row)
 
     def stop(self) -> None:
         """Give up what is waiting and take nothing more. Safe to call twice."""
         self._stopped = True
         self._cancel_linger()
+        if self._begun is not None:
+            self._begun.stop()
+            self._begun = None
         self._refuse_all(InferenceError("the policy server is stopping; ask again when it is back"))
 
     def close(self) -> None:
@@ -164,8 +174,36 @@ class InferenceWorker:
         costs = serving.slot.costs
         self._running = self._schedule.choose(time.monotonic_ns(), costs.fit, costs.expected_ns)
         if self._running:
-            run = self._thread.submit(self._runner.run, self._running, serving)
-            run.add_done_callback(partial(_tell, loop, partial(self._ran, serving)))
+            self._begin(serving)
+
+    def _begin(self, serving: Serving) -> None:
+        """Run what was chosen: a single job without the thread, if it can be; each hand-over costs."""
+        if len(self._running) == 1:
+            ended = partial(self._ended_in_place, serving)
+            try:
+                self._begun = begin(self._running[0], serving, ended)
+            except LaneError as error:
+                asyncio.get_running_loop().call_soon(ended, error)
+                return
+            except PolicyError as error:
+                asyncio.get_running_loop().call_soon(ended, failure(serving, error))
+                return
+            if self._begun is not None:
+                self._runner.ran_in_place(self._running[0].inputs)
+                return
+        self._submit(serving)
+
+    def _ended_in_place(self, serving: Serving, outcome: Outcome | None) -> None:
+        self._begun = None
+        if outcome is None:
+            self._submit(serving)
+        else:
+            self._hand_out(serving, [outcome])
+
+    def _submit(self, serving: Serving) -> None:
+        run = self._thread.submit(self._runner.run, self._running, serving)
+        loop = asyncio.get_running_loop()
+        run.add_done_callback(partial(_tell, loop, partial(self._ran, serving)))
 
     def _linger_ns(self, costs: BatchCosts) -> int:
         """How long it is worth waiting for others to share a run with; 0: not at all.
@@ -191,14 +229,18 @@ class InferenceWorker:
             _settle(job, ExpiredError(late))
 
     def _ran(self, serving: Serving, run: Future[list[Outcome]]) -> None:
-        """Back in the event loop: hand out the answers, see what is next."""
-        jobs, self._running, self._ran_ns = self._running, [], time.monotonic_ns()
+        """Back in the event loop."""
         fault = run.exception()
         if fault is None:
             outcomes = run.result()
         else:
             log.error("inference.bug", exc_info=fault)
-            outcomes = [InferenceError("a fault of the server; its log says more") for _ in jobs]
+            outcomes = [InferenceError("a fault of the server; its log says more") for _ in self._running]
+        self._hand_out(serving, outcomes)
+
+    def _hand_out(self, serving: Serving, outcomes: list[Outcome]) -> None:
+        """Tell those who asked, see what is next."""
+        jobs, self._running, self._ran_ns = self._running, [], time.monotonic_ns()
         first = next((outcome for outcome in outcomes if isinstance(outcome, Answer)), None)
         if first is not None:
             serving.slot.costs.ran(first.batch, first.exec_ms)

@@ -12,9 +12,12 @@ import logging
 import mmap
 import os
 import secrets
+import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 from urllib.parse import unquote
 
 import numpy as np
@@ -34,6 +37,16 @@ _PER_SESSION = 2  # one may be left over from a connection that is not known to 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
+class LaneReader(Protocol):
+    """Another process that reads pictures where they lie; one of its own, started by this server."""
+
+    def map_lane(self, lane: int, shape: LaneShape, fd: int) -> None:
+        """Have it map a lane. Raises PolicyError when it is gone."""
+
+    def forget_lane(self, lane: int) -> None:
+        """Have it let go of one, when it is done with what it reads; never waits, never raises."""
+
+
 class Lane:
     """Sealed memory, mapped here and open at ``/proc/<pid>/fd/<fd>`` for whoever may read this process."""
 
@@ -42,6 +55,9 @@ class Lane:
         self.session = session
         self.used_ns = time.monotonic_ns()
         self._token = secrets.token_bytes(TOKEN_BYTES)
+        self._door = threading.Lock()  # between the event loop, which closes, and the inference thread
+        self._closed = False
+        self._readers: weakref.WeakSet[LaneReader] = weakref.WeakSet()
         self._fd = os.memfd_create("ratchet-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(self._fd, shape.size)
@@ -69,25 +85,57 @@ class Lane:
             token=self._token,
         )
 
+    def lend(self, reader: LaneReader) -> bool:
+        """See that a reader has it mapped; False when it is closed. Raises what the reader does."""
+        with self._door:
+            if self._closed:
+                return False
+            if reader not in self._readers:
+                reader.map_lane(self.id, self.memory.shape, self._fd)
+                self._readers.add(reader)
+            return True
+
     def close(self) -> None:
         """Take the door away; the mapping goes with its last reader."""
-        os.close(self._fd)
+        with self._door:
+            self._closed = True
+            os.close(self._fd)
+            readers = list(self._readers)
+        for reader in readers:
+            reader.forget_lane(self.id)
 
 
 class SharedPicture:
     """A picture that is still in its lane; its place and size have been checked."""
 
-    __slots__ = ("_memory", "_slot", "_word", "shape")
+    __slots__ = ("_word", "lane", "shape", "slot")
 
-    def __init__(self, memory: LaneMemory, slot: int, word: int, shape: tuple[int, int, int]) -> None:
-        self._memory, self._slot, self._word, self.shape = memory, slot, word, shape
+    def __init__(self, lane: Lane, slot: int, word: int, shape: tuple[int, int, int]) -> None:
+        self.lane, self.slot, self._word, self.shape = lane, slot, word, shape
 
     def copy_to(self, out: npt.NDArray[np.uint8]) -> None:
         """Copy it into ``out``, contiguous (H, W, 3). Raises LaneError when it changed meanwhile."""
-        try:
-            self._memory.read(self._slot, self._word, out)
-        except FrameError as error:
-            raise LaneError(f"{error}; leave a slot alone until its request is answered") from error
+        with _told():
+            self.lane.memory.read(self.slot, self._word, out)
+
+    def begin(self) -> None:
+        """Before it is read where it lies. Raises LaneError when it is not there."""
+        with _told():
+            self.lane.memory.begin(self.slot, self._word)
+
+    def end(self) -> None:
+        """After that. Raises LaneError when it changed meanwhile: what came of it is rubbish."""
+        with _told():
+            self.lane.memory.end(self.slot, self._word)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """The client learns what it did wrong."""
+    try:
+        yield
+    except FrameError as error:
+        raise LaneError(f"{error}; leave a slot alone until its request is answered") from error
 
 
 class Lanes:
@@ -147,7 +195,7 @@ class Lanes:
                 f"of {lane.memory.shape.slot_bytes} bytes"
             )
         lane.used_ns = time.monotonic_ns()
-        return SharedPicture(lane.memory, frame.slot, frame.word, shape)
+        return SharedPicture(lane, frame.slot, frame.word, shape)
 
 
 def is_local(peer: str) -> bool:

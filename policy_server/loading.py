@@ -22,6 +22,7 @@ from policy_server.config import Backend, ServerConfig
 from policy_server.costs import BatchCosts, measure
 from policy_server.engine_process import EngineError, EngineProcess
 from policy_server.errors import PathError, RefusedBundleError
+from policy_server.process_session import load_session
 from policy_server.proving import prove
 from policy_server.slots import Slot
 from policy_server.spec import CameraSpec, IOSpec
@@ -57,16 +58,21 @@ def allowed_path(path: str, roots: tuple[Path, ...]) -> Path:
     return resolved
 
 
-def load_slot(path: Path, backend: Backend, config: ServerConfig, fits: FitCheck) -> Loaded:
-    """Make a slot of a bundle directory. Raises RefusedBundleError with a one-line reason.
+def load_slot(
+    path: Path, backend: Backend, config: ServerConfig, fits: FitCheck, aside: bool = False
+) -> Loaded:
+    """Make a slot of a bundle directory; ``aside``: in spare time. Raises RefusedBundleError with a
+    one-line reason.
 
     The trust store is read afresh each time, so that a key that was removed is no longer trusted.
     """
     if config.priority:
         ordinary()  # this thread, and the engine process that it starts
-    load = _in_process if config.isolation == "process" else _in_thread
     try:
-        loaded = load(path, backend, config, fits)
+        if config.isolation == "process":
+            loaded = _in_process(path, backend, config, fits, aside)
+        else:
+            loaded = _in_thread(path, backend, config, fits)
     except PolicyError as error:
         raise RefusedBundleError(str(error)) from error
     except ENGINE_ERRORS as error:
@@ -85,29 +91,29 @@ def load_slot(path: Path, backend: Backend, config: ServerConfig, fits: FitCheck
     return loaded
 
 
-def _in_process(path: Path, backend: Backend, config: ServerConfig, fits: FitCheck) -> Loaded:
+def _in_process(path: Path, backend: Backend, config: ServerConfig, fits: FitCheck, aside: bool) -> Loaded:
     """In an engine process of its own, which is gone when anything is wrong."""
     begin = time.perf_counter()
-    engine = EngineProcess()
+    engine = EngineProcess(aside)
     try:
         opened = engine.open(path, config.trust)
         verified = time.perf_counter()
         spec = io_spec(opened.manifest)
         fits(opened.manifest, spec, opened.version)
         try:
-            session, times = engine.load(opened, backend, config)
+            session, said = load_session(engine, opened, backend, config)
         except EngineError as error:
             raise RefusedBundleError(_does_not_run(path, backend, str(error))) from error
     except BaseException:
         engine.close()
         raise
-    costs = BatchCosts({int(size): ms for size, ms in times["costs"].items()})
-    passed_over = tuple(times["passed_over"])
+    costs = BatchCosts({int(size): ms for size, ms in said["costs"].items()})
+    passed_over = tuple(said["passed_over"])
     slot = Slot(
         opened.version, backend, session, opened.manifest, spec, path, session.pid, costs, passed_over
     )
     verify_ms = (verified - begin) * 1e3
-    return Loaded(slot, verify_ms, times["load_ms"], times["warm_ms"], times["run_ms"])
+    return Loaded(slot, verify_ms, said["load_ms"], said["warm_ms"], said["run_ms"])
 
 
 def _in_thread(path: Path, backend: Backend, config: ServerConfig, fits: FitCheck) -> Loaded:

@@ -20,6 +20,7 @@ from policy_server.deployment import Deployment
 from policy_server.desk import RequestDesk, refusal
 from policy_server.errors import (
     InferenceError,
+    LaneError,
     NothingServingError,
     PeerError,
     RequestError,
@@ -88,7 +89,10 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         shadow = self.deployment.shadows.wanted(serving.slot) if answers else None
         if shadow is not None and not self.worker.waiting:
             row, answer = answers[0]
-            shadow.look(await self.worker.observed(row), answer.actions, serving.slot)
+            try:
+                shadow.look(await self.worker.observed(row), answer.actions, serving.slot)
+            except LaneError:  # the client is quick, or gone, and its pictures with it
+                shadow.missed()
 
     async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:
         try:

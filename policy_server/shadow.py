@@ -19,8 +19,8 @@ import numpy.typing as npt
 from policy_server.backends import FAILURES
 from policy_server.batch import Observed
 from policy_server.claim import can_come_back
-from policy_server.engine_process import ProcessSession
 from policy_server.errors import RefusedBundleError
+from policy_server.process_session import ProcessSession
 from policy_server.slots import BundleSlots, Slot
 
 log = logging.getLogger(__name__)
@@ -94,6 +94,10 @@ class Shadow:
             self._skipped += 1
             return False
         return True
+
+    def missed(self) -> None:
+        """An observation was gone before it could be copied for it."""
+        self._skipped += 1
 
     def look(self, observed: Observed, served: npt.NDArray[np.float32], serving: Slot) -> None:
         """Run on an observation behind everything else; ``served`` (H, A) is what was answered."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from policies.manifest import Manifest
 from policies.session import PolicySession
 from policy_server.costs import BatchCosts
-from policy_server.engine_process import ProcessSession
 from policy_server.errors import RefusedBundleError, RollbackError, UnknownVersionError
+from policy_server.process_session import ProcessSession
 from policy_server.spec import IOSpec
 from policy_server.standing import Place
 
@@ -80,6 +80,10 @@ class BundleSlots:
     def serving(self) -> Serving | None:
         """What answers requests now; None before the first activation."""
         return self._serving
+
+    def answers(self) -> bool:
+        """Whether requests are answered now: something serves, and its engine is there."""
+        return self._serving is not None and self._serving.slot.alive
 
     @property
     def previous(self) -> Slot | None:

@@ -59,7 +59,10 @@ class IOSpec:
 
 
 class Picture(Protocol):
-    """A checked picture that may still be somewhere else."""
+    """A checked picture (H, W, 3), its ``shape``, that may still be somewhere else."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
     def copy_to(self, out: Pixels) -> None:
         """Copy it into ``out``, contiguous uint8 RGB (H, W, 3). Raises a ServerError when it is gone."""
@@ -70,6 +73,11 @@ class SentPicture:
     """A picture that came in the message, decoded."""
 
     image: Pixels
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See `Picture`."""
+        return self.image.shape
 
     def copy_to(self, out: Pixels) -> None:
         """See `Picture.copy_to`."""

@@ -4,7 +4,8 @@ A lane is memory that the policy server makes for one client on the same host an
 being resized, so that neither side can take it away from under the other. It holds a header page
 with the server's token, then slots of one picture each. Only the client writes, only into slots of
 which no request is under way. A slot's word is odd while it is written and rises by two with each
-picture; a request says which word it means, and the server looks at the word before and after its copy.
+picture; a request says which word it means, and the server looks at the word before and after the
+picture is read.
 """
 
 from __future__ import annotations
@@ -108,15 +109,32 @@ class LaneMemory:
         Raises FrameError when the slot does not hold the picture of that ``word``, or ceased to during
         the copy; ``out`` is then rubbish. ``slot`` and the size of ``out`` must have been checked.
         """
-        have = self._words[slot]
-        before = int(have[0])
+        self.begin(slot, word)
+        np.copyto(out.reshape(-1), self._pictures[slot][: out.nbytes])
+        self.end(slot, word)
+
+    def begin(self, slot: int, word: int) -> None:
+        """Before a picture is read. Raises FrameError unless the slot holds the one of that ``word``."""
+        before = int(self._words[slot][0])
         barrier()
         if before != word or word % 2:
             raise FrameError(f"slot {slot} holds picture {before}, not {word}: it was reused too soon")
-        np.copyto(out.reshape(-1), self._pictures[slot][: out.nbytes])
+
+    def end(self, slot: int, word: int) -> None:
+        """After it. Raises FrameError when the picture changed since `begin`: what was read is rubbish."""
         barrier()
-        if int(have[0]) != word:
+        if int(self._words[slot][0]) != word:
             raise FrameError(f"slot {slot} was written while it was read")
+
+    def view(self, slot: int, height: int, width: int) -> Pixels:
+        """A picture where it lies, uint8 (height, width, 3); it may change at any time.
+
+        Raises FrameError when there is no such slot, or it is smaller.
+        """
+        size = height * width * 3
+        if not (0 <= slot < self.shape.slots and size <= self.shape.slot_bytes):
+            raise FrameError(f"slot {slot} of {size} bytes is outside the lane")
+        return self._pictures[slot][:size].reshape(height, width, 3)
 
 
 def barrier() -> None:

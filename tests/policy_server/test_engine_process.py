@@ -18,6 +18,7 @@ from policies.config import CameraShape
 from policies.keys import KeyPair
 from policy_server.claim import can_come_back
 from policy_server.engine_process import EngineProcess
+from policy_server.process_session import load_session
 from protos.ratchet.v1 import policy_pb2 as pb
 from tests.processes import runs
 from tools.bench.swap_bundles import DAMAGES, damaged, nan_when_blinded
@@ -160,7 +161,7 @@ def test_every_thread_of_a_shadows_engine_gives_way_and_comes_back(place, priori
     finally:
         os.sched_setscheduler(0, *inherited)
     try:
-        session, reply = engine.load(engine.open(bundle.path, config.trust), "onnx", config)
+        session, reply = load_session(engine, engine.open(bundle.path, config.trust), "onnx", config)
         seen = (
             np.zeros((1, 6), np.float32),
             {c.name: np.zeros((1, 32, 32, 3), np.uint8) for c in tiny.CAMERAS},

@@ -18,6 +18,7 @@ import tiny
 from policy_server.costs import BatchCosts
 from policy_server.engine_process import EngineProcess
 from policy_server.hanging import LIMIT_S, LOOK_S, Patience, Seen, look_at
+from policy_server.process_session import load_session
 from protos.ratchet.v1 import policy_pb2 as pb
 from tests.processes import runs, state
 
@@ -88,7 +89,7 @@ def test_what_runs_in_spare_time_may_stand_still_for_long(place) -> None:
     config, bundle = place.config(isolation="process"), place.bundle("a")
     engine = EngineProcess()
     try:
-        session, _ = engine.load(engine.open(bundle.path, config.trust), "onnx", config)
+        session, _ = load_session(engine, engine.open(bundle.path, config.trust), "onnx", config)
         seen = (
             np.zeros((1, 6), np.float32),
             {c.name: np.zeros((1, 32, 32, 3), np.uint8) for c in tiny.CAMERAS},
