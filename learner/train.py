@@ -30,6 +30,7 @@ from learner.images import jitter
 from learner.loader.batch import Batch, Samples, Window
 from learner.loader.loader import Loader
 from learner.loader.sampler import Part, Sampler
+from learner.memory import memory_kept
 from learner.model import fresh
 from learner.optimiser import clip_gradients, make_optimiser, set_rate
 from learner.recompute import recompute
@@ -39,6 +40,7 @@ from policies.act import ACT
 from policies.config import NormStats
 from policies.loss import act_loss
 from policies.normalise import Normaliser
+from policies.winograd import lay_out
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +116,11 @@ class Trainer:
     ) -> None:
         self.config = config
         self.device = pick_device(config.device)
-        self.autocast = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=use_bf16(config.precision, self.device)
-        )
+        bf16 = use_bf16(config.precision, self.device)
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.device.type == "cpu" and not bf16:
+            lay_out(self.model)
         self.normaliser = Normaliser(stats, model.config).to(self.device)
         self.average = WeightAverage(self.model, config.ema)
         self.dataset = dataset
@@ -179,9 +182,10 @@ class Trainer:
 
     @contextmanager
     def _running(self, folder: Path | None) -> Iterator[CheckpointWriter | None]:
-        """What is held for a run: loader, random numbers, TF32 on a GPU, and the writer for ``folder``."""
+        """What is held for a run: memory, loader, random numbers, TF32 on a GPU, a writer for ``folder``."""
         devices = [self.device] if self.device.type == "cuda" else []
         with ExitStack() as held:
+            held.enter_context(memory_kept())
             held.enter_context(self.loader)
             held.enter_context(torch.random.fork_rng(devices=devices))
             held.enter_context(use_tf32(self.config.precision, self.device))

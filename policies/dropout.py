@@ -1,21 +1,20 @@
 """Dropout (Srivastava et al. 2014) for training on a processor, where torch draws its masks slowly.
 
 torch asks its generator once for every value, seven nanoseconds each, and keeps a float for it: a sixth of
-ACT's whole step. Here one draw of 64 bits decides about four values, and a byte is kept. Probabilities
-are rounded to 1/65536.
+ACT's whole step. Here torch's generator gives a key alone, and `policies.kernels` makes the mask from it
+in the pass that uses it, a third of a nanosecond each, once more on the way back. Probabilities are
+rounded to 1/65536.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_LEVELS = 65536  # of 16 bits
+from policies.kernels import BLOCK, LEVELS, drop, spread
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
@@ -35,22 +34,30 @@ def plain_cpu(x: Tensor) -> bool:
     )
 
 
-def kept(shape: Sequence[int], p: float) -> Tensor:
-    """bool of ``shape``: True with probability 1 − ``p``, from torch's default generator."""
-    count = math.prod(shape)
-    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
-    return bits.view(torch.int16)[:count].view(*shape) >= round(p * _LEVELS) - _LEVELS // 2
+def fresh_key() -> int:
+    """What the next mask is made from: 63 bits from torch's default generator."""
+    return int(torch.empty((), dtype=torch.int64).random_())
+
+
+def level(p: float) -> int:
+    """Draws of 16 bits below it are dropped."""
+    return round(p * LEVELS)
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        keep = kept(x.shape, p)
-        ctx.save_for_backward(keep)
-        ctx.scale = 1.0 / (1.0 - p)
-        return torch.ops.aten.native_dropout_backward(x, keep, ctx.scale)
+        ctx.key, ctx.p = fresh_key(), p
+        return _dropped(x, ctx.key, p)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (keep,) = ctx.saved_tensors
-        return torch.ops.aten.native_dropout_backward(gradients[0], keep, ctx.scale), None
+        return _dropped(gradients[0], ctx.key, ctx.p), None
+
+
+def _dropped(x: Tensor, key: int, p: float) -> Tensor:
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    blocks = -(-x.numel() // BLOCK)
+    spread(drop, blocks, x.view(-1).numpy(), out.view(-1).numpy(), key, level(p), 1.0 / (1.0 - p))
+    return out

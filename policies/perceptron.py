@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from policies.dropout import dropout, kept, plain_cpu
+from policies.dropout import dropout, fresh_key, level, plain_cpu
+from policies.kernels import BLOCK, COLUMNS, relu_drop, relu_drop_back, spread
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -22,31 +23,30 @@ def perceptron(x: Tensor, first: nn.Linear, second: nn.Linear, activation: Activ
 
 
 class _ReluPerceptron(torch.autograd.Function):
-    """ReLU and dropout in place on the inner layer, whose zeros then are the mask of both on the way back.
-
-    The growth by 1/(1 − p) is a factor of the second product, which costs nothing.
-    """
+    """Bias, ReLU and dropout in one pass over the inner layer, whose zeros are the mask on the way back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, p: float) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        inner = torch.addmm(b1, rows, w1.t()).clamp_min_(0.0)
-        inner.mul_(kept(inner.shape, p))
-        ctx.save_for_backward(rows, w1, w2, inner)
+        inner = rows @ w1.t()
         ctx.scale, ctx.shape = 1.0 / (1.0 - p), x.shape
-        return torch.addmm(b2, inner, w2.t(), alpha=ctx.scale).view(x.shape)
+        blocks = len(inner) * -(-inner.shape[1] // BLOCK)
+        spread(relu_drop, blocks, inner.numpy(), b1.numpy(), fresh_key(), level(p), ctx.scale)
+        ctx.save_for_backward(rows, w1, w2, inner)
+        return torch.addmm(b2, inner, w2.t()).view(x.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rows, w1, w2, inner = ctx.saved_tensors
         outer = gradients[0].reshape(-1, w2.shape[0])
-        scaled = outer * ctx.scale
-        within = torch.ops.aten.threshold_backward(scaled @ w2, inner, 0)
+        within, sums = outer @ w2, torch.empty(w2.shape[1])
+        blocks = -(-len(sums) // COLUMNS)
+        spread(relu_drop_back, blocks, within.numpy(), inner.numpy(), ctx.scale, sums.numpy())
         return (
             (within @ w1).view(ctx.shape),
             within.t() @ rows,
-            within.sum(0),
-            scaled.t() @ inner,
+            sums,
+            outer.t() @ inner,
             outer.sum(0),
             None,
         )

@@ -11,6 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from policies.dropout import plain_cpu
+from policies.winograd import convolve, suits
+
 NormLayer = Callable[[int], nn.Module]
 
 
@@ -43,10 +46,12 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def normed(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """``norm(conv(x))``; while training, a frozen norm's scale goes into the weights: two passes fewer."""
+    """``norm(conv(x))``; while training, a frozen norm is part of the convolution: two passes fewer."""
     if not (isinstance(norm, FrozenBatchNorm2d) and norm.training):
         return norm(conv(x))
     scale, shift = norm.affine()
+    if plain_cpu(x) and suits(conv, *x.shape[2:]):
+        return convolve(x, conv.weight, scale, shift)
     weight = conv.weight * scale.view(-1, 1, 1, 1)
     return conv._conv_forward(x, weight, shift)
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from policies.config import ACTConfig
 from policies.dropout import dropout, plain_cpu
+from policies.kept import Kept
 from policies.perceptron import perceptron
 
 
@@ -29,13 +30,21 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None) -> Tensor:
-        """``query`` (B, Q, D), ``key`` and ``value`` (B, K, D), ``keep`` bool (B, K) → (B, Q, D)."""
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, keep: Tensor | Kept | None = None) -> Tensor:
+        """``query`` (B, Q, D), ``key`` and ``value`` (B, K, D), ``keep`` bool (B, K) → (B, Q, D).
+
+        With `Kept` all three are the rows that it picks, and so is what is returned.
+        """
         w_query, w_key, w_value = self.in_proj_weight.chunk(3)
         b_query, b_key, b_value = self.in_proj_bias.chunk(3)
-        q = self._split(F.linear(query, w_query, b_query))
-        k = self._split(F.linear(key, w_key, b_key))
-        v = self._split(F.linear(value, w_value, b_value))
+        q, k, v = (
+            F.linear(x, w, b)
+            for x, w, b in ((query, w_query, b_query), (key, w_key, b_key), (value, w_value, b_value))
+        )
+        picked, keep = (keep, keep.mask) if isinstance(keep, Kept) else (None, keep)
+        if picked is not None:
+            q, k, v = picked.spread(q), picked.spread(k), picked.spread(v)
+        q, k, v = self._split(q), self._split(k), self._split(v)
         mask = None if keep is None else keep[:, None, None, :]
         p = self.dropout if self.training else 0.0
         if p > 0.0 and plain_cpu(q):
@@ -43,7 +52,8 @@ class Attention(nn.Module):
             mixed = dropout(_weights(q, k, mask), p, True) @ v
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        mixed = mixed.transpose(1, 2).flatten(2)
+        return self.out_proj(mixed if picked is None else picked.pick(mixed))
 
     def alike(self, place: Tensor, value: Tensor, batch: int) -> Tensor:
         """Of ``place`` (1, Q, D) to itself, where every place holds the same ``value`` (D,) → (B, Q, D).
@@ -90,10 +100,13 @@ class EncoderLayer(nn.Module):
         self.pre_norm = config.pre_norm
         self.activation = F.relu if config.activation == "relu" else F.gelu
 
-    def forward(self, x: Tensor, pos: Tensor, keep: Tensor | None = None, first_only: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, pos: Tensor, keep: Tensor | Kept | None = None, first_only: bool = False
+    ) -> Tensor:
         """``x`` (B, T, D), ``pos`` broadcastable to it, ``keep`` bool (B, T) → (B, T, D).
 
-        ``first_only`` computes the first token's output alone: (B, 1, D).
+        ``first_only`` computes the first token's output alone: (B, 1, D). With `Kept` everything is the
+        rows that it picks.
         """
         own = x[:, :1] if first_only else x
         if self.pre_norm:
@@ -102,7 +115,7 @@ class EncoderLayer(nn.Module):
         own = self.norm1(own + self._attend(x, pos, keep, first_only))
         return self.norm2(own + self._feed(own))
 
-    def _attend(self, x: Tensor, pos: Tensor, keep: Tensor | None, first_only: bool) -> Tensor:
+    def _attend(self, x: Tensor, pos: Tensor, keep: Tensor | Kept | None, first_only: bool) -> Tensor:
         placed = x + pos
         query = placed[:, :1] if first_only else placed
         return dropout(self.self_attn(query, placed, x, keep), self.dropout, self.training)
@@ -175,11 +188,21 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(config.dim) if config.pre_norm else nn.Identity()
 
     def forward(self, x: Tensor, pos: Tensor, keep: Tensor | None = None, first_only: bool = False) -> Tensor:
-        """See `EncoderLayer.forward`; with ``first_only`` the last layer computes the first token alone."""
-        last = len(self.layers) - 1
-        for number, layer in enumerate(self.layers):
-            x = layer(x, pos, keep, first_only and number == last)
-        return self.norm(x)
+        """See `EncoderLayer.forward`; with ``first_only`` the last layer computes the first token alone.
+
+        Nobody reads then what becomes of tokens that are not to keep, and the layers before leave them out.
+        """
+        *before, last = self.layers
+        if first_only and keep is not None and before and plain_cpu(x) and not bool(keep.all()):
+            kept = Kept(keep)
+            rows, places = kept.pick(x), kept.pick(pos.expand_as(x))
+            for layer in before:
+                rows = layer(rows, places, kept)
+            x = kept.spread(rows)
+        else:
+            for layer in before:
+                x = layer(x, pos, keep)
+        return self.norm(last(x, pos, keep, first_only))
 
 
 class Decoder(nn.Module):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from learner.device import pick_device, use_tf32
 from learner.errors import DivergedError, StoppedError
 from learner.finetune import Joined
 from learner.loader.sampler import Part
+from learner.memory import memory_kept
 from learner.model import act_config, build_model, norm_stats
 from learner.train import Trainer, train
 from learner.watch import LossWatch, WeightWatch
@@ -135,6 +138,22 @@ def test_huge_weights_and_running_statistics_are_told_from_broken_ones() -> None
         assert watch.not_finite() == "1.running_var"
         model[0].weight[0, 0] = torch.inf
         assert watch.not_finite() == "0.weight"
+
+
+def test_a_run_keeps_the_memory_it_had_and_gives_it_back() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.empty(2**24).fill_(1.0)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    with memory_kept():
+        faults()
+        assert faults() < 1000, "of 16,384 pages"
+        held = resident()
+    assert resident() < held - 2**25
 
 
 def _touching(run: Trainer) -> np.ndarray:

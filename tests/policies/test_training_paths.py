@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from policies.config import ACTConfig, CameraShape
-from policies.dropout import dropout, kept
+from policies.dropout import dropout
 from policies.perceptron import perceptron
-from policies.resnet import FrozenBatchNorm2d, ResNet18
+from policies.resnet import FrozenBatchNorm2d, ResNet18, normed
 from policies.transformer import DecoderLayer, Encoder
+from policies.winograd import lay_out
 
 CAMERA = CameraShape(name="front", height=32, width=32)
 
@@ -63,17 +64,56 @@ def test_dropout_sends_the_gradient_where_the_value_went() -> None:
     torch.testing.assert_close(x.grad, (out.detach() != 0) / 0.6)
 
 
-def test_perceptron_is_two_layers_with_a_dropped_relu_between() -> None:
-    first, second = nn.Linear(12, 20), nn.Linear(20, 12)
+def inner_layer(out: Tensor) -> Tensor:
+    """(R, C) what `perceptron` keeps for the way back."""
+    assert out.grad_fn is not None
+    kept: Tensor = out.grad_fn.saved_tensors[3]  # type: ignore[attr-defined]
+    return kept
+
+
+@pytest.mark.parametrize("rows", [3, 90])  # 90: by two threads
+def test_perceptron_is_two_layers_with_a_dropped_relu_between(rows: int) -> None:
+    first, second = nn.Linear(12, 1300), nn.Linear(1300, 12)
     both = nn.ModuleList([first, second])
-    x = torch.randn(3, 5, 12, requires_grad=True)
-    torch.manual_seed(2)
+    x = torch.randn(rows, 5, 12, requires_grad=True)
     mine = perceptron(x, first, second, F.relu, 0.25)
-    torch.manual_seed(2)
-    mask = kept((15, 20), 0.25).view(3, 5, 20)
-    plain = second(F.relu(first(x)) * mask / 0.75)
-    torch.testing.assert_close(mine, plain)
+    rectified = F.relu(first(x))
+    mask = (inner_layer(mine) != 0).view(rows, 5, 1300)
+    off = float(((rectified != 0) & ~mask).sum() / (rectified != 0).sum())
+    assert off == pytest.approx(0.25, abs=5 * (0.25 * 0.75 / (rows * 3000)) ** 0.5)
+    plain = second(rectified * mask / 0.75)
+    torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-5)
     assert_close(gradients(both, mine, x), gradients(both, plain, x))
+
+
+def test_a_perceptron_does_not_hide_what_is_not_a_number() -> None:
+    first, second = nn.Linear(12, 20), nn.Linear(20, 12)
+    with torch.no_grad():
+        first.weight[3, 3] = torch.nan
+    assert perceptron(torch.ones(40, 12), first, second, F.relu, 0.25).isnan().any()
+
+
+def test_masks_do_not_depend_on_how_many_threads_made_them() -> None:
+    x, threads = torch.randn(300, 1001), torch.get_num_threads()
+    outs = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            torch.manual_seed(6)
+            outs.append(dropout(x, 0.3, True))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(outs[0], outs[1])
+    assert torch.equal(outs[0], outs[2])
+
+
+def test_rows_of_a_perceptron_are_dropped_independently() -> None:
+    first = nn.Linear(4, 600)
+    nn.init.ones_(first.bias)
+    nn.init.zeros_(first.weight)
+    off = (inner_layer(perceptron(torch.zeros(400, 4), first, nn.Linear(600, 4), F.relu, 0.25)) == 0).float()
+    assert float((off[1:] * off[:-1]).mean()) == pytest.approx(0.0625, abs=0.003)
+    assert float((off[:, 256:512] * off[:, :256]).mean()) == pytest.approx(0.0625, abs=0.004)
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])
@@ -118,6 +158,25 @@ def test_a_frozen_norm_inside_the_convolution_changes_nothing() -> None:
     torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-4)
     for a, b in zip(gradients(net, mine), gradients(net, plain), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
+
+
+def test_winograds_convolution_is_the_convolution() -> None:
+    torch.manual_seed(8)
+    conv, norm = nn.Conv2d(256, 264, 3, padding=1, bias=False), FrozenBatchNorm2d(264)
+    for buffer in (norm.weight, norm.running_var):
+        buffer.uniform_(0.5, 1.5)
+    norm.bias.normal_()
+    lay_out(nn.Sequential(conv))
+    x = torch.randn(2, 256, 4, 6, requires_grad=True)
+    mine, plain = normed(conv, norm.train(), x), norm.eval()(conv(x))
+    assert "Winograd" in str(mine.grad_fn)
+    exact = norm.double()(F.conv2d(x.double(), conv.weight.double(), padding=1))
+    scale = float(exact.detach().abs().mean())
+    assert float((mine - exact).detach().abs().mean()) < 1e-6 * scale
+    for a, b in zip(gradients(conv, mine, x), gradients(conv, plain, x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
+    with torch.no_grad():
+        assert normed(conv, norm.float().train(), x[..., :5]).shape == (2, 264, 4, 5), "odd: the plain way"
 
 
 def test_padding_at_the_end_does_not_reach_attention_with_dropout() -> None:

@@ -42,9 +42,9 @@ def trainer(data: Dataset, config: TrainConfig) -> Trainer:
 def ready(
     data: Dataset, normaliser: Normaliser, count: int, chunk: int
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
-    """The first samples normalised: state, pictures (B, 3, H, W) channel by channel, actions, is_pad."""
+    """Samples from beginning to end, normalised: state, pictures (B, 3, H, W) by channel, actions, is_pad."""
     host = Normaliser(normaliser.stats, normaliser.config)
-    batch = data.batch(torch.arange(count), chunk)
+    batch = data.batch(torch.linspace(0, len(data) - 1, count).long(), chunk)
     images = [image.contiguous() for image in host.images(batch.images)]
     return host.state(batch.state), images, host.actions(batch.actions), batch.is_pad
 

@@ -1,0 +1,33 @@
+"""Memory that a run has once had stays with it until the run ends.
+
+By default every large tensor is a mapping of its own, given back to the system when it is freed: a step
+of ACT then has thirty thousand pages cleared for it and mapped anew, three per cent of its time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Iterator
+
+# Of glibc's malloc.h, with its defaults; other libraries have no such switches and are left alone.
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_TRIM_DEFAULT, _MMAP_DEFAULT = 128 * 1024, 65536
+_NEVER = 2**31 - 1
+
+
+@contextlib.contextmanager
+def memory_kept() -> Iterator[None]:
+    """While it lasts, what is freed is used again; at the end the system gets it back."""
+    library = ctypes.CDLL(None)
+    if not (hasattr(library, "mallopt") and hasattr(library, "malloc_trim")):
+        yield
+        return
+    library.mallopt(_MMAP_MAX, 0)
+    library.mallopt(_TRIM_THRESHOLD, _NEVER)
+    try:
+        yield
+    finally:
+        library.mallopt(_MMAP_MAX, _MMAP_DEFAULT)
+        library.mallopt(_TRIM_THRESHOLD, _TRIM_DEFAULT)
+        library.malloc_trim(0)
