@@ -65,25 +65,6 @@ def can_come_back() -> bool:
         return thread.submit(attempt).result()
 
 
-def lower(process: int) -> bool:
-    """Let every thread of a process compute only when nothing else wants to; False if it is gone, or so
-    already. Threads made later inherit it."""
-    found = False
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-        for thread in os.listdir(f"/proc/{process}/task"):
-            found = _schedule(int(thread), os.SCHED_IDLE, os.sched_param(0)) or found
-    return found
-
-
-def come_back() -> None:
-    """Undo `lower`, in the process itself; their niceness is what it was. Raises PermissionError when it
-    may not, which `can_come_back` tells before."""
-    for thread in threads_of_this_process():
-        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
-            if os.sched_getscheduler(thread) == os.SCHED_IDLE:
-                os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
-
-
 def _scheduling(thread: int) -> tuple[int, os.sched_param]:
     return os.sched_getscheduler(thread), os.sched_getparam(thread)
 

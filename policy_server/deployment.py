@@ -39,7 +39,7 @@ class Deployment:
         self.standing: Standing = read_standing(config.state)
         self.judge = Judge(config.probation, self.standing)
         self.shadows = ShadowDesk(slots, config.shadow_s, config.threads)
-        self._loader = Loader(config, slots.check_replacement, slots.answers, self.standing)
+        self._loader = Loader(config, slots.check_replacement, self.standing)
         self._reviver = Reviver(slots, self._loader, self.standing, self._save_soon)
         self._memory = Memory(config.state)
         self._unanswered = 0

@@ -28,7 +28,7 @@ from policies.errors import BundleError, PolicyError
 from policies.keys import TrustStore
 from policies.session import Pixels, PolicySession
 from policy_server.backends import ENGINE_ERRORS, open_session
-from policy_server.claim import EngineClaim, come_back
+from policy_server.claim import EngineClaim
 from policy_server.costs import measure
 from policy_server.engine_lanes import EngineLanes
 from policy_server.engine_wire import Exchange, Message, receive, send
@@ -66,8 +66,6 @@ class Engine:
         # Threads inherit their maker's niceness; one that cannot be raised again must not be lowered.
         quietly = request["threads"] == 1 or _can_raise()
         reply = _behind(lambda: self._load(request, fd), quietly)
-        if request["lowered"]:
-            come_back()
         _level()
         self._claim = EngineClaim(request["priority"])
         reply["priority"] = self._claim.granted

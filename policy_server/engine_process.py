@@ -20,14 +20,13 @@ from pathlib import Path
 
 from policies.errors import PolicyError
 from policies.manifest import Manifest
-from policy_server.claim import can_come_back, lower
 from policy_server.config import Backend, ServerConfig
 from policy_server.engine_asked import Asked
 from policy_server.engine_wire import MAX_BATCH, Exchange, Message, exchange_bytes, receive, send
 from policy_server.hanging import FIRST_LOOK_S, LOOK_S, Patience, look_at
 from protos.frames import LaneShape
 
-_OPEN_S = 600.0  # in spare time, maybe
+_OPEN_S = 120.0
 _LOAD_S = 600.0  # torch.compile, on a small machine that is busy
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _ENDED: list[subprocess.Popen[bytes]] = []  # killed, not yet waited for
@@ -56,8 +55,7 @@ Answered = Callable[[Message | PolicyError], None]
 class EngineProcess:
     """A child process with one bundle. It ends when this object is no longer referred to."""
 
-    def __init__(self, aside: bool = False) -> None:
-        """``aside``: load it behind everything else on this machine, where it can come back from there."""
+    def __init__(self) -> None:
         _reap()
         mine, its = socket.socketpair()
         with its:
@@ -66,8 +64,6 @@ class EngineProcess:
                 pass_fds=[its.fileno()],
                 stdin=subprocess.DEVNULL,
             )
-        # From its first instruction on, or nearly: its memory traffic counts as well.
-        self._lowered = aside and can_come_back() and lower(self._process.pid)
         self._socket = mine
         # What is said to it is short: one that lets so much of it lie that there is no room has stopped.
         self._mouth = mine.dup()
@@ -114,7 +110,6 @@ class EngineProcess:
                 "priority": config.priority,
                 "warm_runs": config.warm_runs,
                 "max_batch": min(config.max_batch, MAX_BATCH),
-                "lowered": self._lowered,
             }
             reply = self.ask(request, _LOAD_S, fd)
             self._threads = config.threads
@@ -221,8 +216,6 @@ def _end(process: subprocess.Popen[bytes], end: socket.socket) -> None:
     # time it looks, and it would wait on; it is closed when nobody refers to the engine any more.
     with contextlib.suppress(OSError):
         end.shutdown(socket.SHUT_RDWR)
-    # The kernel takes its memory back in its own time: hundreds of megabytes, page by page.
-    lower(process.pid)
     process.kill()
     _ENDED.append(process)
 

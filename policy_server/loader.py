@@ -19,13 +19,9 @@ Wanted = Callable[[], bool]
 class Loader:
     """Loads in the order in which it is asked; owned by the event loop."""
 
-    def __init__(
-        self, config: ServerConfig, fits: FitCheck, serves: Callable[[], bool], standing: Standing
-    ) -> None:
-        """``serves`` says whether requests are answered now, which a load is kept away from then."""
+    def __init__(self, config: ServerConfig, fits: FitCheck, standing: Standing) -> None:
         self._config = config
         self._fits = fits
-        self._serves = serves
         self._standing = standing
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._loading = asyncio.Lock()
@@ -38,7 +34,7 @@ class Loader:
             if wanted is not None and not wanted():
                 raise RefusedBundleError(f"{path[:256]} is not needed any more; look at the status")
             loaded = await asyncio.get_running_loop().run_in_executor(
-                self._thread, load_slot, directory, known, self._config, self._fits, self._serves()
+                self._thread, load_slot, directory, known, self._config, self._fits
             )
         if loaded.slot.passed_over:
             reason = "; ".join(loaded.slot.passed_over)

@@ -58,21 +58,16 @@ def allowed_path(path: str, roots: tuple[Path, ...]) -> Path:
     return resolved
 
 
-def load_slot(
-    path: Path, backend: Backend, config: ServerConfig, fits: FitCheck, aside: bool = False
-) -> Loaded:
-    """Make a slot of a bundle directory; ``aside``: in spare time. Raises RefusedBundleError with a
-    one-line reason.
+def load_slot(path: Path, backend: Backend, config: ServerConfig, fits: FitCheck) -> Loaded:
+    """Make a slot of a bundle directory. Raises RefusedBundleError with a one-line reason.
 
     The trust store is read afresh each time, so that a key that was removed is no longer trusted.
     """
     if config.priority:
         ordinary()  # this thread, and the engine process that it starts
+    load = _in_process if config.isolation == "process" else _in_thread
     try:
-        if config.isolation == "process":
-            loaded = _in_process(path, backend, config, fits, aside)
-        else:
-            loaded = _in_thread(path, backend, config, fits)
+        loaded = load(path, backend, config, fits)
     except PolicyError as error:
         raise RefusedBundleError(str(error)) from error
     except ENGINE_ERRORS as error:
@@ -91,10 +86,10 @@ def load_slot(
     return loaded
 
 
-def _in_process(path: Path, backend: Backend, config: ServerConfig, fits: FitCheck, aside: bool) -> Loaded:
+def _in_process(path: Path, backend: Backend, config: ServerConfig, fits: FitCheck) -> Loaded:
     """In an engine process of its own, which is gone when anything is wrong."""
     begin = time.perf_counter()
-    engine = EngineProcess(aside)
+    engine = EngineProcess()
     try:
         opened = engine.open(path, config.trust)
         verified = time.perf_counter()

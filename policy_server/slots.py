@@ -81,10 +81,6 @@ class BundleSlots:
         """What answers requests now; None before the first activation."""
         return self._serving
 
-    def answers(self) -> bool:
-        """Whether requests are answered now: something serves, and its engine is there."""
-        return self._serving is not None and self._serving.slot.alive
-
     @property
     def previous(self) -> Slot | None:
         """What `rollback` goes back to."""
