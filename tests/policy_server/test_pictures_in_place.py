@@ -66,6 +66,9 @@ async def test_the_engine_reads_a_clients_memory_and_lets_go_of_it(place: Any, r
         state, images = await seen(0)  # for a shadow
         assert state.shape == (1, 6)
         assert (images["wrist"] == 110).all()
+        placed = lane.place([frames(20)[0], frames(60)[1]])
+        assert await light(run, request_for(placed)) == pytest.approx(40, abs=0.01), "each its own"
+        lane.release(placed)
         await _changed_meanwhile(run, lane)
         await _of_two_cameras_one_in_the_message(run, lane)
         await _closed_meanwhile(run, lane)
