@@ -114,33 +114,46 @@ def _first_queries(layer: DecoderLayer, queries: Tensor) -> Tensor:
 
 
 class _Projection(nn.Module):
-    """Several of an attention's input projections as one, the positions' share of each as a constant.
+    """One of an attention's input projections, ``part`` "q", "k" or "v", with the positions' share constant.
 
-    (B, T, D) → (B, heads, T, d) for each of ``parts``: ``(x + pos) Wᵀ + b = x Wᵀ + (pos Wᵀ + b)``.
-    Queries come scaled by 1/√d.
+    (B, T, D) → (B, heads, T, d): ``(x + pos) Wᵀ + b = x Wᵀ + (pos Wᵀ + b)``. Queries come scaled by 1/√d.
+    As one product the three would have to be taken apart again, which costs more than it saves.
     """
 
     place: Tensor
 
-    def __init__(self, attention: Attention, parts: Sequence[str], pos: Tensor) -> None:
+    def __init__(self, attention: Attention, part: str, pos: Tensor) -> None:
         super().__init__()
-        weights = dict(zip("qkv", attention.in_proj_weight.chunk(3), strict=True))
-        biases = dict(zip("qkv", attention.in_proj_bias.chunk(3), strict=True))
+        index = "qkv".index(part)
         tokens, dim = pos.shape
         width = dim // attention.heads
-        scale = {"q": width**-0.5, "k": 1.0, "v": 1.0}
-        self.sizes = (tokens, len(parts), attention.heads, width)
-        self.layer = nn.Linear(dim, len(parts) * dim)
-        self.layer.weight.copy_(torch.cat([weights[p] * scale[p] for p in parts]))
-        self.layer.bias.copy_(torch.cat([biases[p] * scale[p] for p in parts]))
-        shares = [pos @ (weights[p] * scale[p]).T * (p != "v") for p in parts]
-        self.register_buffer("place", torch.cat(shares, dim=1))
+        scale = width**-0.5 if part == "q" else 1.0
+        self.sizes = (tokens, attention.heads, width)
+        self.layer = nn.Linear(dim, dim)
+        self.layer.weight.copy_(attention.in_proj_weight.chunk(3)[index] * scale)
+        self.layer.bias.copy_(attention.in_proj_bias.chunk(3)[index] * scale)
+        self.placed = part != "v"
+        if self.placed:
+            self.register_buffer("place", pos @ self.layer.weight.T)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens, heads, width = self.sizes
+        rows = self.layer(x.reshape(-1, heads * width)).reshape(-1, tokens, heads * width)
+        placed = rows + self.place if self.placed else rows
+        return placed.reshape(-1, tokens, heads, width).transpose(1, 2)
+
+
+class _Projections(nn.Module):
+    """Several of them, on the same tokens."""
+
+    def __init__(self, attention: Attention, parts: str, pos: Tensor) -> None:
+        super().__init__()
+        self.parts = parts
+        for part in parts:
+            self.add_module(part, _Projection(attention, part, pos))
 
     def forward(self, x: Tensor) -> Sequence[Tensor]:
-        tokens, parts, heads, width = self.sizes
-        rows = self.layer(x.reshape(-1, heads * width))
-        placed = rows.reshape(-1, tokens, parts * heads * width) + self.place
-        return placed.reshape(-1, tokens, parts, heads, width).permute(2, 0, 3, 1, 4).unbind(0)
+        return [self.get_submodule(part)(x) for part in self.parts]
 
 
 class _Mix(nn.Module):
@@ -172,7 +185,7 @@ class _EncoderStep(nn.Module):
     def __init__(self, layer: EncoderLayer, pos: Tensor, activation: str) -> None:
         super().__init__()
         self.norm1, self.norm2, self.pre_norm = layer.norm1, layer.norm2, layer.pre_norm
-        self.qkv = _Projection(layer.self_attn, "qkv", pos)
+        self.qkv = _Projections(layer.self_attn, "qkv", pos)
         self.mix = _Mix(layer.self_attn, len(pos))
         self.feed = _Feed(layer, len(pos), activation)
 
@@ -195,9 +208,9 @@ class _LookStep(nn.Module):
     ) -> None:
         super().__init__()
         self.norm2, self.norm3, self.pre_norm = layer.norm2, layer.norm3, layer.pre_norm
-        self.kv = _Projection(layer.multihead_attn, "kv", pos)
+        self.kv = _Projections(layer.multihead_attn, "kv", pos)
         asking = layer.norm2(base) if layer.pre_norm else base
-        (query,) = _Projection(layer.multihead_attn, "q", queries)(asking[None])
+        query = _Projection(layer.multihead_attn, "q", queries)(asking[None])
         self.register_buffer("query", query.contiguous())
         self.register_buffer("base", base)
         self.mix = _Mix(layer.multihead_attn, len(queries))
@@ -218,17 +231,17 @@ class _DecoderStep(nn.Module):
         super().__init__()
         self.norm1, self.norm2, self.norm3 = layer.norm1, layer.norm2, layer.norm3
         self.pre_norm = layer.pre_norm
-        self.qkv = _Projection(layer.self_attn, "qkv", queries)
+        self.qkv = _Projections(layer.self_attn, "qkv", queries)
         self.q = _Projection(layer.multihead_attn, "q", queries)
-        self.kv = _Projection(layer.multihead_attn, "kv", pos)
+        self.kv = _Projections(layer.multihead_attn, "kv", pos)
         self.attend, self.look = (_Mix(a, len(queries)) for a in (layer.self_attn, layer.multihead_attn))
         self.feed = _Feed(layer, len(queries), activation)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
         if self.pre_norm:
             x = x + self.attend(*self.qkv(self.norm1(x)))
-            x = x + self.look(*self.q(self.norm2(x)), *self.kv(memory))
+            x = x + self.look(self.q(self.norm2(x)), *self.kv(memory))
             return x + self.feed(self.norm3(x))
         x = self.norm1(x + self.attend(*self.qkv(x)))
-        x = self.norm2(x + self.look(*self.q(x), *self.kv(memory)))
+        x = self.norm2(x + self.look(self.q(x), *self.kv(memory)))
         return self.norm3(x + self.feed(x))

@@ -1,7 +1,9 @@
-"""How ONNX Runtime is set up: providers in order of preference, threads, spinning."""
+"""What the exported forms run on: engines in order of preference, threads, spinning."""
 
 from __future__ import annotations
 
+import importlib.util
+import platform
 from typing import Any, Literal
 
 import onnxruntime as ort
@@ -9,25 +11,37 @@ import onnxruntime as ort
 Provider = tuple[str, dict[str, Any]]
 
 PREFERRED = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
-"""From fastest to the one that is always there."""
+"""ONNX Runtime's providers, from fastest to the one that is always there."""
+
+OPENVINO = "OpenVINO"
+"""Not one of them, but an engine of its own, named in the same places."""
 
 # TF32 keeps 10 bits of a float32's 23 and would not pass the golden vectors of the float32 form.
 _OPTIONS: dict[str, dict[str, Any]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+_X86 = ("x86_64", "AMD64")
 
 
 def providers(precision: Literal["fp32", "int8"]) -> list[Provider]:
-    """What a form runs on here: the float32 form on a GPU where ONNX Runtime has one, int8 on the processor.
+    """What a form runs on here, fastest first: float32 on a GPU where there is one, int8 on the processor.
 
     The int8 form is made for the integer instructions of processors; a GPU is faster with the other.
     """
-    offered = ort.get_available_providers() if precision == "fp32" else ["CPUExecutionProvider"]
+    if precision == "int8":
+        here = OPENVINO not in skipped()
+        return [(name, {}) for name in ([OPENVINO] if here else []) + ["CPUExecutionProvider"]]
+    offered = ort.get_available_providers()
     return [(name, _OPTIONS.get(name, {})) for name in PREFERRED if name in offered]
 
 
 def skipped() -> dict[str, str]:
-    """The preferred providers that this machine does not have, each with why."""
+    """The preferred ones that this machine does not have, each with why."""
     why = f"onnxruntime {ort.__version__} is built without it; on a CUDA machine install onnxruntime-gpu"
-    return {name: why for name in PREFERRED if name not in ort.get_available_providers()}
+    missing = {name: why for name in PREFERRED if name not in ort.get_available_providers()}
+    if platform.machine() not in _X86:
+        missing[OPENVINO] = f"not used on {platform.machine()} processors; ONNX Runtime runs int8"
+    elif importlib.util.find_spec("openvino") is None:
+        missing[OPENVINO] = "the package openvino is not installed; pip install openvino"
+    return missing
 
 
 def session_options(threads: int, spinning: bool = False) -> ort.SessionOptions:

@@ -87,12 +87,12 @@ def _pixels(graph: Graph, conv: onnx.NodeProto, picture: str, colour: npt.NDArra
         # Black where the colour goes, and the colour where the picture is not: one of the two is 0.
         source = f"{prefix}/framed"
         nodes.append(helper.make_node("BitwiseOr", [f"{prefix}/padded", frame], [source], f"{prefix}/Frame"))
-    if raw:
-        turned = f"{prefix}/turned"
-        nodes.append(helper.make_node("Transpose", [source], [turned], f"{prefix}/Turn", perm=[0, 3, 1, 2]))
-        source = turned
     out = f"{prefix}/pixels/dq"
-    nodes.append(helper.make_node("DequantizeLinear", [source, one, zero], [out], f"{prefix}/DQ"))
+    # Turned only after the step: of pixels turned before it, OpenVINO makes floating-point numbers.
+    values = f"{prefix}/values" if raw else out
+    nodes.append(helper.make_node("DequantizeLinear", [source, one, zero], [values], f"{prefix}/DQ"))
+    if raw:
+        nodes.append(helper.make_node("Transpose", [values], [out], f"{prefix}/Turn", perm=[0, 3, 1, 2]))
     graph.graph.node.extend(nodes)
     return out
 

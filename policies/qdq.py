@@ -4,7 +4,8 @@ ONNX Runtime turns ``dequantise → operator → quantise`` into one integer ker
 can is where the steps are: a convolution is quantised before and after (its ``Relu`` vanishes into
 the unsigned range), a shortcut's addition and a pooling stay between integers, a ``Gemm`` gives float32
 unless another takes it. Activations are uint8, weights int8 per output channel, biases int32: x86's VNNI
-multiplies unsigned by signed.
+multiplies unsigned by signed. Of attention, queries, keys and values are int8 on symmetric scales, which
+is what OpenVINO has integer kernels for, and the softmax is uint8.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from onnx import helper, numpy_helper
 from policies.bias import Doubles, drift
 
 Floats = npt.NDArray[np.float32]
+
+Step = tuple[np.float32, np.uint8 | np.int8]
+"""Scale and zero point."""
 
 COMPUTE = ("Conv", "Gemm", "MatMul")
 """Operators worth an integer kernel of their own; what is between them follows."""
@@ -37,6 +41,10 @@ class Range:
         low, high = min(self.low, 0.0), max(self.high, 0.0)
         scale = max(high - low, 1e-12) / 255.0
         return np.float32(scale), np.uint8(np.clip(round(-low / scale), 0, 255))
+
+    def symmetric(self) -> tuple[np.float32, np.int8]:
+        """The same for an int8 whose zero is zero."""
+        return np.float32(max(-self.low, self.high, 1e-12) / 127.0), np.int8(0)
 
 
 class Graph:
@@ -85,13 +93,30 @@ class Graph:
         values = (*inferred.input, *inferred.value_info, *inferred.output)
         return {v.name: [size.dim_value for size in v.type.tensor_type.shape.dim] for v in values}
 
-    def dequantised(self, name: str) -> bool:
-        """Whether a tensor comes out of a quantised one already, as folded pixels do."""
-        return name in self.producer and self.producer[name].op_type == "DequantizeLinear"
+    def dequantised(self, name: str) -> onnx.NodeProto | None:
+        """The step by which a tensor comes out of a quantised one already, as folded pixels do, or None."""
+        node = self.producer.get(name)
+        while node is not None and node.op_type == "Transpose":
+            node = self.producer.get(node.input[0])
+        return node if node is not None and node.op_type == "DequantizeLinear" else None
 
     def compute(self) -> Iterator[onnx.NodeProto]:
         """The nodes that can be quantised by choice, in the graph's order."""
         return (node for node in self.graph.node if node.op_type in COMPUTE)
+
+    def attention(self) -> list[onnx.NodeProto]:
+        """The products of queries and keys, and of their softmax and values, where neither is constant."""
+        constant = set(self.weights)
+        products = [n for n in self.graph.node if n.op_type == "MatMul" and not constant & set(n.input)]
+        return [node for node in products if self.scores(node) or self.softmaxed(node.input[0])]
+
+    def scores(self, node: onnx.NodeProto) -> bool:
+        """Whether what ``node`` gives goes into a softmax."""
+        return [reader.op_type for reader in self.readers.get(node.output[0], [])] == ["Softmax"]
+
+    def softmaxed(self, name: str) -> bool:
+        """Whether a tensor comes out of a softmax."""
+        return name in self.producer and self.producer[name].op_type == "Softmax"
 
     def sort(self) -> None:
         """Nodes in an order in which each finds its inputs made; what nothing reads is gone."""
@@ -138,7 +163,7 @@ def wanted(graph: Graph, chosen: Collection[str]) -> list[str]:
     names |= {graph.result(node) for node in nodes if node.op_type == "Conv"}
     for node in followers(graph, chosen):
         names |= {*node.input, graph.result(node)}
-    return sorted(name for name in names if not graph.dequantised(name))
+    return sorted(name for name in names if graph.dequantised(name) is None)
 
 
 def insert(
@@ -151,7 +176,12 @@ def insert(
     """
     nodes = [node for node in graph.compute() if node.name in chosen]
     follow = followers(graph, chosen)
-    parameters = {name: ranges[name].parameters() for name in wanted(graph, chosen)}
+    mixing = [node for node in graph.attention() if node.name in chosen]
+    signed = {name for node in mixing for name in node.input if not graph.softmaxed(name)}
+    parameters: dict[str, Step] = {
+        name: ranges[name].symmetric() if name in signed else ranges[name].parameters()
+        for name in wanted(graph, chosen)
+    }
     for node in follow:
         if node.op_type == "MaxPool":  # a choice among its inputs: the same scale
             parameters[graph.result(node)] = parameters[node.input[0]]
@@ -168,7 +198,7 @@ def insert(
     graph.sort()
 
 
-def _pair(graph: Graph, name: str, scale: np.float32, zero: np.uint8) -> list[onnx.NodeProto]:
+def _pair(graph: Graph, name: str, scale: np.float32, zero: np.uint8 | np.int8) -> list[onnx.NodeProto]:
     at = graph.put(f"{name}/scale", np.array(scale)), graph.put(f"{name}/zero", np.array(zero))
     return [
         helper.make_node("QuantizeLinear", [name, *at], [f"{name}/q"], f"{name}/Q"),
@@ -185,7 +215,7 @@ def _rename(node: onnx.NodeProto, old: str, new: str) -> None:
 def _weights(
     graph: Graph,
     node: onnx.NodeProto,
-    parameters: Mapping[str, tuple[np.float32, np.uint8]],
+    parameters: Mapping[str, Step],
     means: Mapping[str, Doubles],
 ) -> None:
     """Weights as int8 per output channel, the bias as int32 in the accumulator's scale.
@@ -195,8 +225,9 @@ def _weights(
     if len(node.input) < 2 or node.input[1] not in graph.weights:
         return
     source = node.input[0]
-    if graph.dequantised(source):
-        of_input = graph.value(graph.producer[source].input[1])
+    already = graph.dequantised(source)
+    if already is not None:
+        of_input = graph.value(already.input[1])
     else:
         of_input = np.asarray(parameters[source][0])
     weight = graph.value(node.input[1])

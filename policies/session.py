@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from policies.bundle import Bundle, Precision
-from policies.engine import Provider, providers, session_options
+from policies.engine import OPENVINO, Provider, providers, session_options
 from policies.errors import InputError
 from policies.manifest import Manifest
 
@@ -29,6 +29,9 @@ class ChunkResult:
 
 class PolicySession(ABC):
     """A loaded bundle, ready to run. Not thread-safe: one caller at a time."""
+
+    providers: tuple[str, ...]
+    """What it really runs on, the preferred one first."""
 
     def __init__(self, manifest: Manifest, version: str, precision: Precision) -> None:
         self.manifest = manifest
@@ -78,18 +81,15 @@ class OnnxSession(PolicySession):
     ) -> None:
         """Load the form of that ``precision``; see `policies.engine` for threads and spinning.
 
-        ``on`` are the providers to try in turn; None: those of `policies.engine.providers`.
+        ``on`` are ONNX Runtime's providers to try in turn; None: those of `policies.engine.providers`.
         """
         # What is hashed is what is loaded: the bytes, not the path.
         model = bundle.read(bundle.onnx_name(precision))
         options = session_options(threads, spinning)
-        self._session = ort.InferenceSession(model, options, providers=list(on or providers(precision)))
+        chosen = on or [one for one in providers(precision) if one[0] != OPENVINO]
+        self._session = ort.InferenceSession(model, options, providers=list(chosen))
+        self.providers = tuple(self._session.get_providers())
         super().__init__(bundle.manifest, bundle.version, precision)
-
-    @property
-    def providers(self) -> tuple[str, ...]:
-        """What ONNX Runtime really runs it on, the preferred one first."""
-        return tuple(self._session.get_providers())
 
     def infer(self, state: Floats, images: Mapping[str, Pixels]) -> ChunkResult:
         """See `PolicySession.infer`."""

@@ -38,6 +38,8 @@ def load_model(bundle: Bundle) -> tuple[ACT, Normaliser]:
 class TorchSession(PolicySession):
     """Runs a bundle's torch form: on a CUDA GPU where torch has one, else on the CPU, its thread count."""
 
+    providers = ("torch",)
+
     def __init__(self, bundle: Bundle, compile: bool = False) -> None:
         """``compile`` goes through ``torch.compile``, which needs a C++ compiler on the machine and
         takes up to a minute at the first `infer` and at the first of another batch size. On a GPU it

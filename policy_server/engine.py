@@ -25,9 +25,10 @@ import numpy as np
 
 from policies.bundle import Bundle
 from policies.errors import BundleError, PolicyError
+from policies.fastest import ENGINE_ERRORS
 from policies.keys import TrustStore
 from policies.session import Pixels, PolicySession
-from policy_server.backends import ENGINE_ERRORS, open_session
+from policy_server.backends import open_session
 from policy_server.claim import EngineClaim
 from policy_server.costs import measure
 from policy_server.engine_lanes import EngineLanes

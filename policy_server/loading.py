@@ -14,9 +14,10 @@ from pathlib import Path
 
 from policies.bundle import Bundle
 from policies.errors import PolicyError
+from policies.fastest import ENGINE_ERRORS
 from policies.keys import TrustStore
 from policies.manifest import Manifest
-from policy_server.backends import ENGINE_ERRORS, open_session
+from policy_server.backends import open_session
 from policy_server.claim import ordinary
 from policy_server.config import Backend, ServerConfig
 from policy_server.costs import BatchCosts, measure

@@ -19,8 +19,9 @@ from hal.bench.world import World
 from hal.types import JOINTS
 from policies.bundle import Bundle
 from policies.config import CameraShape
+from policies.fastest import open_fastest
 from policies.keys import TrustStore
-from policies.session import OnnxSession, PolicySession
+from policies.session import PolicySession
 from runtime.control import ControlConfig
 from runtime.guard import GuardLimits
 from runtime.lockstep import LockstepArm
@@ -143,7 +144,7 @@ def _session(bundle: Bundle, backend: str) -> PolicySession:
         from policies.torch_session import TorchSession
 
         return TorchSession(bundle)
-    return OnnxSession(bundle, "int8" if backend == "onnx-int8" else "fp32")
+    return open_fastest(bundle, "int8" if backend == "onnx-int8" else "fp32")
 
 
 def _region(name: str) -> Any:

@@ -73,7 +73,7 @@ def _engines() -> Finding:
     """What policies run on here. That a GPU's engine is missing is no fault, only named."""
     from policies.engine import providers, skipped
 
-    used = ", ".join(name for name, _ in providers("fp32"))
+    used = "; ".join(f"{form} on {', '.join(n for n, _ in providers(form))}" for form in ("fp32", "int8"))
     return ok("inference", f"{used}; skipped: {', '.join(skipped()) or 'none'}")
 
 

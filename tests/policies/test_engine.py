@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import platform
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -9,7 +12,8 @@ import torch
 
 from policies import engine
 from policies.bundle import Bundle
-from policies.golden import check_golden
+from policies.fastest import open_fastest
+from policies.golden import action_error, check_golden
 from policies.session import OnnxSession
 from policies.torch_session import TorchSession
 from tests.policies.conftest import TINY, make_batch
@@ -20,17 +24,56 @@ GPU_PROVIDERS = [name for name in engine.PREFERRED[:-1] if name in ort.get_avail
 def test_the_best_provider_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     everything = ["CPUExecutionProvider", "AzureExecutionProvider", "CUDAExecutionProvider"]
     monkeypatch.setattr(ort, "get_available_providers", lambda: everything)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     names = [name for name, _ in engine.providers("fp32")]
     assert names == ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    assert [name for name, _ in engine.providers("int8")] == ["CPUExecutionProvider"]
+    assert [name for name, _ in engine.providers("int8")] == ["OpenVINO", "CPUExecutionProvider"]
     assert list(engine.skipped()) == ["TensorrtExecutionProvider"]
+
+
+def test_without_openvino_onnx_runtime_runs_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor it is not used on, and where it is not installed."""
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert [name for name, _ in engine.providers("int8")] == ["CPUExecutionProvider"]
+    assert "aarch64" in engine.skipped()["OpenVINO"]
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert [name for name, _ in engine.providers("int8")] == ["CPUExecutionProvider"]
+    assert "pip install openvino" in engine.skipped()["OpenVINO"]
 
 
 def test_what_is_missing_is_named(exported: Bundle) -> None:
     """Every preferred provider is either used or skipped by name."""
     used = OnnxSession(exported).providers
-    assert set(engine.PREFERRED) == set(used) | set(engine.skipped())
-    assert all("onnxruntime" in reason for reason in engine.skipped().values())
+    left_out = {name: why for name, why in engine.skipped().items() if name != engine.OPENVINO}
+    assert set(engine.PREFERRED) == set(used) | set(left_out)
+    assert all("onnxruntime" in reason for reason in left_out.values())
+
+
+@pytest.mark.skipif(engine.OPENVINO in engine.skipped(), reason=f"no OpenVINO: {engine.skipped()}")
+def test_openvino_answers_as_onnx_runtime_does(exported: Bundle) -> None:
+    """The same integers: both are off by rounding of their own, less than what int8 itself costs."""
+    fast, known = open_fastest(exported, "int8"), OnnxSession(exported, "int8")
+    assert fast.providers == (engine.OPENVINO,)
+    assert fast.passed_over == ()
+    for batch in (1, 3):
+        state, images = make_batch(TINY, batch, seed=batch)
+        one, other = fast.infer(state, images), known.infer(state, images)
+        assert one.actions.shape == other.actions.shape == (batch, fast.chunk, TINY.action_dim)
+        assert one.features.shape == other.features.shape
+        off = action_error(exported.manifest, "int8", one.actions, other.actions)
+        assert off <= exported.manifest.parity.int8_tolerance
+
+
+def test_openvino_keeps_no_answer_of_the_run_before(exported: Bundle) -> None:
+    session = open_fastest(exported, "int8")
+    state, images = make_batch(TINY, 1, seed=1)
+    for image in images.values():
+        image.setflags(write=False)  # as a client's pictures are, read where they lie
+    first = session.infer(state, images)
+    kept = first.actions.copy()
+    session.infer(*make_batch(TINY, 1, seed=2))
+    np.testing.assert_array_equal(first.actions, kept)
 
 
 def test_a_session_says_how_long_its_answers_are(exported: Bundle) -> None:

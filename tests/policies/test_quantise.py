@@ -150,30 +150,30 @@ def test_a_channel_without_weights_keeps_its_bias(tmp_path: Path) -> None:
     assert made.error(made.make(low)) < 0.02
 
 
-def test_packing_changes_the_kernels_and_not_one_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four pixels to a cell, the wide linear layers as convolutions: the same integers all the same."""
-    cameras = tuple(CameraShape(name=name, height=64, width=96) for name in ("front", "wrist"))
-    model, normaliser = make_model(variant(cameras=cameras, backbone_per_camera=False))
-    made = quantiser(tmp_path, model, normaliser, make_batch(model.config, 2))
-    packed = made.make(made.blocks)
-    monkeypatch.setattr("policies.quantise.pack", lambda graph: None)
-    plain = made.make(made.blocks)
-    shapes, results = [], []
-    state, images = make_batch(model.config, 3, seed=7)
-    feed = {"state": state, **{f"image.{name}": image for name, image in images.items()}}
-    for data in (packed, plain):
-        graph = Graph(onnx.load_from_string(data))
-        weights = {
-            n.name: graph.producer[n.input[1]].input[0] for n in graph.compute() if n.op_type == "Conv"
-        }
-        shapes.append({name: graph.value(integers).shape for name, integers in weights.items()})
-        session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
-        results.append(session.run(["actions", "features"], feed))
-    assert shapes[1]["/backbone/conv1/Conv"] == (8, 3, 7, 7)
-    assert shapes[0]["/backbone/conv1/Conv"] == (16, 12, 7, 3)
-    assert set(shapes[0]) - set(shapes[1]) == {
-        "/layers.0/feed/linear1/Gemm/Conv",
-        "/first/feed/linear1/Gemm/Conv",
-    }
-    for one, other in zip(*results, strict=True):
-        np.testing.assert_array_equal(one, other)
+def test_attention_multiplies_integers_where_they_do_no_harm(tmp_path: Path) -> None:
+    """Queries, keys and values on symmetric scales, which OpenVINO multiplies; the softmax on uint8."""
+    model, normaliser = make_model(variant(encoder_layers=2))
+    made = quantiser(tmp_path, model, normaliser, make_batch(TINY, 2))
+    mixing = [block for block in made.blocks if block.name.endswith((".scores", ".values"))]
+    names = {"layers.0.mix.scores", "layers.0.mix.values", "layers.1.mix.scores", "layers.1.mix.values"}
+    assert {block.name for block in mixing} == {*names, "first.mix.values"}  # the first queries are constants
+    assert sum(block.work for block in made.blocks) == pytest.approx(1.0)
+    graph = Graph(onnx.load_from_string(made.make(mixing)))
+    inside = {name for block in mixing for name in block.nodes}
+    kinds = []
+    for node in graph.graph.node:
+        if node.name in inside:
+            steps = [graph.dequantised(name) for name in node.input]
+            kinds.append(tuple(graph.value(step.input[2]).dtype.name for step in steps if step is not None))
+    assert sorted(kinds) == [("int8", "int8")] * 2 + [("uint8", "int8")] * 3
+    assert made.error(made.make(mixing)) < 0.02
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 3.0), (-2.0, 0.0), (-1.0, 4.0), (0.0, 0.0)])
+def test_symmetric_steps_hold_the_range_with_zero_in_the_middle(low: float, high: float) -> None:
+    scale, zero = Range(low, high).symmetric()
+    assert zero == 0
+    assert scale > 0
+    for value in (low, high):
+        code = np.clip(np.rint(value / scale), -128, 127)
+        assert abs(code * scale - value) <= scale / 2 + 1e-9

@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 import grpc
 import numpy as np
 import onnxruntime as ort
+import openvino
 import pytest
 import tiny
 
-from policies.engine import PREFERRED, Provider
+from policies import fastest, openvino_session
+from policies.engine import OPENVINO, PREFERRED, Provider, skipped
 from policies.session import ChunkResult, OnnxSession
-from policy_server import backends
 from policy_server.backends import open_session
 from protos.ratchet.v1 import policy_pb2 as pb
 
@@ -33,15 +34,11 @@ class OnFakes(OnnxSession):
         if names[0] in self.broken:
             raise RuntimeError(self.broken[names[0]])
         super().__init__(bundle, precision, threads, spinning, [(CPU, {})])
-        self._names = tuple(names)
-
-    @property
-    def providers(self) -> tuple[str, ...]:
-        return self._names
+        self.providers = tuple(names)
 
     def infer(self, state: Any, images: Any) -> ChunkResult:
         right = super().infer(state, images)
-        off = np.float32(self.wrong.get(self._names[0], 0.0))
+        off = np.float32(self.wrong.get(self.providers[0], 0.0))
         return ChunkResult(right.actions + off, right.features)
 
 
@@ -50,7 +47,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> type[OnFakes]:
     """A machine that offers every provider."""
 
     monkeypatch.setattr(ort, "get_available_providers", lambda: [*PREFERRED, "AzureExecutionProvider"])
-    monkeypatch.setattr(backends, "OnnxSession", OnFakes)
+    monkeypatch.setattr(fastest, "OnnxSession", OnFakes)
     OnFakes.wrong, OnFakes.broken, OnFakes.opened = {}, {}, []
     return OnFakes
 
@@ -70,9 +67,34 @@ def test_wrong_numbers_fall_back_one_provider_at_a_time(place, fakes, off: float
     assert "golden vectors" in reason
 
 
-def test_int8_knows_the_processor_only(place, fakes) -> None:
+@pytest.mark.skipif(OPENVINO in skipped(), reason=f"no OpenVINO: {skipped()}")
+def test_int8_runs_in_openvino(place, fakes) -> None:
     session = open_session(place.bundle("a"), "onnx-int8", 1, spinning=False)
-    assert (fakes.opened, session.passed_over) == ([[CPU]], ())
+    assert (session.providers, fakes.opened, session.passed_over) == ((OPENVINO,), [], ())
+
+
+@pytest.mark.skipif(OPENVINO in skipped(), reason=f"no OpenVINO: {skipped()}")
+def test_int8_goes_to_onnx_runtime_s_processor_when_openvino_is_wrong_or_broken(
+    place, fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = openvino_session.OpenVinoSession.infer
+
+    def wrong(self: Any, state: Any, images: Any) -> ChunkResult:
+        found = right(self, state, images)
+        return ChunkResult(found.actions + np.float32(0.5), found.features)
+
+    monkeypatch.setattr(openvino_session.OpenVinoSession, "infer", wrong)
+    session = open_session(place.bundle("a"), "onnx-int8", 1, spinning=False)
+    assert fakes.opened == [[CPU]]
+    assert session.passed_over[0].startswith(f"{OPENVINO}: ")
+    assert "golden vectors" in session.passed_over[0]
+
+    def broken() -> None:
+        raise RuntimeError("no such plugin: CPU\n  at somewhere")
+
+    monkeypatch.setattr(openvino, "Core", broken)
+    session = open_session(place.bundle("b"), "onnx-int8", 1, spinning=False)
+    assert session.passed_over == (f"{OPENVINO}: no such plugin: CPU",)
 
 
 def test_a_provider_that_onnx_runtime_leaves_out_is_named(place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # torch takes a second
     from policies.bundle import Bundle
     from policies.config import ACTConfig, FeatureStats
     from policies.export import RawBatch
-    from policies.session import OnnxSession
+    from policies.session import PolicySession
 
 HEIGHT, WIDTH = 480, 640
 CAMERAS = ("front", "wrist")
@@ -64,17 +64,17 @@ def measure(
 
     Every form is run once a round, each round beginning with another, for ``seconds`` in all.
     """
-    from policies.session import OnnxSession
+    from policies.fastest import open_fastest
 
     with TemporaryDirectory(prefix="ratchet-bench-backbones-") as made:
         batch = _observations(Path(made))
         rows: dict[str, Any] = {}
-        sessions: dict[tuple[str, str], OnnxSession] = {}
+        sessions: dict[tuple[str, str], PolicySession] = {}
         for name in names:
             say(f"{name}: exporting and quantising")
             rows[name], bundle = _prepare(name, batch, threads, Path(made))
             for precision in PRECISIONS:
-                sessions[name, precision] = OnnxSession(bundle, precision, threads, spinning)
+                sessions[name, precision] = open_fastest(bundle, precision, threads, spinning)
         say("measuring")
         times = _rounds({key: _once(session, batch) for key, session in sessions.items()}, seconds)
     for name, row in rows.items():
@@ -156,7 +156,7 @@ def _observations(root: Path) -> RawBatch:
     return RawBatch(state.astype(np.float32), pictures)
 
 
-def _once(session: OnnxSession, batch: RawBatch) -> Callable[[], object]:
+def _once(session: PolicySession, batch: RawBatch) -> Callable[[], object]:
     state, images = batch.state[:1], {name: value[:1] for name, value in batch.images.items()}
     return lambda: session.infer(state, images)
 

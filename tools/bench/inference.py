@@ -53,8 +53,8 @@ def command(
     """The published ACT (51.6 M), untrained, two cameras, batch 1: eager, compiled, ONNX float32 and int8.
 
     Each form takes uint8 frames and gives joint goals; eager pays its own conversion, as LeRobot's users
-    do. All are run in turn, the order turning too; so is int8 on one thread, on all, and on all with
-    spinning. Errors are against float64, over four
+    do. All are run in turn, the order turning too; so are int8 on one thread, and in ONNX Runtime where
+    another engine is faster, with and without spinning. Errors are against float64, over four
     observations, in standard deviations of the action: the mean, and the largest beside it.
     Last, the same over EfficientNet-Lite0, 640x480.
     """

@@ -15,10 +15,11 @@ from policies.act import ACT
 from policies.bundle import Bundle
 from policies.config import IMAGENET_MEAN, IMAGENET_STD, CameraShape, FeatureStats, NormStats, act_full
 from policies.export import RawBatch, export_bundle
+from policies.fastest import open_fastest
 from policies.keys import KeyPair, TrustStore
 from policies.manifest import BundleMeta
 from policies.normalise import Normaliser
-from policies.session import OnnxSession
+from policies.session import OnnxSession, PolicySession
 from tools.bench.inference_peer import LeRobotACT, compiled
 from tools.bench.pictures import scene
 
@@ -91,14 +92,14 @@ def _forms(
             left_out["compile"] = str(error).strip().splitlines()[0]
     else:
         left_out["compile"] = "--no-compile"
-    sessions = {
-        "onnx_fp32": OnnxSession(bundle, "fp32", threads, spinning),
-        "onnx_int8": OnnxSession(bundle, "int8", threads, spinning),
+    sessions: dict[str, PolicySession] = {
+        "onnx_fp32": open_fastest(bundle, "fp32", threads, spinning),
+        "onnx_int8": open_fastest(bundle, "int8", threads, spinning),
     }
-
-    others = {
-        f"threads_{count}{'_spinning' if spins else ''}": OnnxSession(bundle, "int8", count, spins)
-        for count, spins in ((1, False), (threads, False), (threads, True))
+    others: dict[str, PolicySession] = {
+        "one_thread": open_fastest(bundle, "int8", 1),
+        "onnxruntime": OnnxSession(bundle, "int8", threads),
+        "onnxruntime_spinning": OnnxSession(bundle, "int8", threads, spinning=True),
     }
     sessions |= others
 

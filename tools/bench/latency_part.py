@@ -10,8 +10,9 @@ from pathlib import Path
 
 from hal.bench.world import World
 from policies.bundle import Bundle
+from policies.fastest import open_fastest
 from policies.keys import TrustStore
-from policies.session import OnnxSession
+from policies.session import PolicySession
 from runtime.chunks import Player
 from runtime.control import ControlConfig
 from runtime.ensemble import EnsemblePlayer
@@ -56,7 +57,7 @@ def main() -> None:
     raw = json.loads(Path(sys.argv[1]).read_text())
     jobs = [(Condition(**condition), tuple(seeds)) for condition, seeds in raw["jobs"]]
     bundle = Bundle.open(Path(raw["bundle"]), TrustStore.load(Path(raw["trust"])))
-    session = OnnxSession(bundle, "int8" if raw["backend"] == "onnx-int8" else "fp32")
+    session = open_fastest(bundle, "int8" if raw["backend"] == "onnx-int8" else "fp32")
     control = ControlConfig(execute=bundle.manifest.execute)
     arms = [LockstepArm(World(), GuardLimits(), ServoConfig()) for _ in range(BATCH)]
     with Path(raw["results"]).open("a") as results:
@@ -69,7 +70,7 @@ def main() -> None:
 
 def _run(
     arms: Sequence[LockstepArm],
-    session: OnnxSession,
+    session: PolicySession,
     control: ControlConfig,
     condition: Condition,
     seeds: tuple[int, ...],

@@ -92,8 +92,8 @@ def offline(dataset: Path, work: Path, steps: int) -> dict[str, Any]:
     from learner.loading import load_dataset
     from learner.offline import evaluate_offline
     from policies.bundle import Bundle
+    from policies.fastest import open_fastest
     from policies.keys import TrustStore
-    from policies.session import OnnxSession
     from tools.offline import data_config
     from tools.training import training_folder
 
@@ -114,7 +114,7 @@ def offline(dataset: Path, work: Path, steps: int) -> dict[str, Any]:
         errors = {}
         for precision in ("fp32", "int8"):
             say(f"predicting held-out episodes with {precision}")
-            report = evaluate_offline(OnnxSession(opened, precision), held_out)
+            report = evaluate_offline(open_fastest(opened, precision), held_out)
             errors[precision] = {"mean": report.policy.mean, "scaled": report.scaled["policy"]}
     growth = {name: errors["int8"][name] / errors["fp32"][name] - 1.0 for name in ("mean", "scaled")}
     training = opened.manifest.training.get("config")

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from policies.bundle import Bundle
+from policies.fastest import open_fastest
 from policies.keys import TrustStore
-from policies.session import OnnxSession
 from tools.bench.act_bundle import Served
 from tools.bench.common import quantile
 from tools.bench.server_client import WAYS, Arm, Asker
@@ -68,7 +68,7 @@ async def _measure(
 ) -> dict[str, list[float]]:
     """Milliseconds by way; ``exec`` is what the server says its thread took for the ``shared`` ones."""
     bundle = Bundle.open(setting.served.bundle, TrustStore.load(setting.served.trust))
-    session = OnnxSession(bundle, setting.precision, setting.threads)
+    session = open_fastest(bundle, setting.precision, setting.threads)
     pictures = askers["shared"].pictures
     state = np.zeros((1, 6), np.float32)
     times: dict[str, list[float]] = {way: [] for way in ("bare", *WAYS, "pickled", "exec")}

@@ -43,10 +43,10 @@ class Client:
 def serve(socket: Path, bundle: Path, trust: Path, precision: Literal["fp32", "int8"], threads: int) -> None:
     """Answer until killed."""
     from policies.bundle import Bundle
+    from policies.fastest import open_fastest
     from policies.keys import TrustStore
-    from policies.session import OnnxSession
 
-    session = OnnxSession(Bundle.open(bundle, TrustStore.load(trust)), precision, threads)
+    session = open_fastest(Bundle.open(bundle, TrustStore.load(trust)), precision, threads)
 
     def infer(request: bytes, _: Any) -> bytes:
         observation = pickle.loads(request)  # noqa: S301 (the benchmark's own)
