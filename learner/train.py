@@ -185,7 +185,7 @@ class Trainer:
         """What is held for a run: memory, loader, random numbers, TF32 on a GPU, a writer for ``folder``."""
         devices = [self.device] if self.device.type == "cuda" else []
         with ExitStack() as held:
-            held.enter_context(memory_kept())
+            held.enter_context(memory_kept(self.model))
             held.enter_context(self.loader)
             held.enter_context(torch.random.fork_rng(devices=devices))
             held.enter_context(use_tf32(self.config.precision, self.device))
