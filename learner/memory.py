@@ -13,9 +13,10 @@ from collections.abc import Iterator
 
 from torch import nn
 
-# Of glibc's malloc.h, with its defaults; other libraries have no such switches and are left alone.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_TRIM_DEFAULT, _MMAP_DEFAULT = 128 * 1024, 65536
+# Of glibc's malloc.h; other libraries have no such switches and are left alone. Once one is set glibc no
+# longer adapts the thresholds, so at the end they are where it would have let them grow to.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_TRIM_GROWN, _MMAP_GROWN, _MMAP_DEFAULT = 64 * 2**20, 32 * 2**20, 65536
 _NEVER = 2**31 - 1
 _LARGE = 10_000_000  # parameters
 
@@ -34,5 +35,6 @@ def memory_kept(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         library.mallopt(_MMAP_MAX, _MMAP_DEFAULT)
-        library.mallopt(_TRIM_THRESHOLD, _TRIM_DEFAULT)
+        library.mallopt(_TRIM_THRESHOLD, _TRIM_GROWN)
+        library.mallopt(_MMAP_THRESHOLD, _MMAP_GROWN)
         library.malloc_trim(0)

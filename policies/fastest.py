@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from policies.bundle import Bundle, Precision
@@ -9,6 +11,8 @@ from policies.engine import OPENVINO, Provider, providers
 from policies.errors import GoldenMismatchError
 from policies.golden import check_golden
 from policies.session import OnnxSession, PolicySession
+
+log = logging.getLogger(__name__)
 
 #: ONNX Runtime's errors share no base class; OpenVINO and torch raise RuntimeError.
 ENGINE_ERRORS: tuple[type[Exception], ...] = (
@@ -33,7 +37,7 @@ def open_fastest(
 ) -> PolicySession:
     """On the first engine that starts and reproduces the golden vectors; the last is the caller's to judge.
 
-    The others are named in ``passed_over``. ``spinning`` is ONNX Runtime's: see
+    The others are named in ``passed_over``, and in the log. ``spinning`` is ONNX Runtime's: see
     `policies.engine.session_options`. Raises PolicyError or one of ENGINE_ERRORS.
     """
     left, passed_over = providers(precision), []
@@ -48,6 +52,7 @@ def open_fastest(
         except _NEXT_ONE as error:
             why = str(error).strip().partition("\n")[0][:160]
         passed_over.append(f"{name}: {why}")
+        log.warning("engine.passed_over version=%s engine=%s reason=%s", bundle.version, name, why)
         left = left[1:]
     else:
         session = _open(bundle, precision, threads, spinning, left)

@@ -17,20 +17,14 @@ from policies.session import ChunkResult, Floats, Pixels, PolicySession, check_i
 _BATCH = 1
 
 
-class OpenVinoSession(PolicySession):
-    """One observation at a time on this machine's processor; batches are taken apart.
+class Int8Network:
+    """The int8 form's graph, compiled for one observation: on a processor batches are no quicker."""
 
-    Kernels are made for the shapes of one observation, which on a processor is no slower than together.
-    """
-
-    providers = (OPENVINO,)
-
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
-        """Load the int8 form, for ``threads`` threads. Raises RuntimeError when OpenVINO cannot."""
+    def __init__(self, model: bytes, threads: int) -> None:
+        """``model`` is ONNX. Raises RuntimeError when OpenVINO cannot run it."""
         core = openvino.Core()
-        # What is hashed is what is loaded: the bytes, not the path.
-        model = core.read_model(bundle.read(bundle.onnx_name("int8")))
-        model.reshape({part.any_name: [_BATCH, *part.partial_shape[1:]] for part in model.inputs})
+        graph = core.read_model(model)
+        graph.reshape({part.any_name: [_BATCH, *part.partial_shape[1:]] for part in graph.inputs})
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
@@ -40,17 +34,34 @@ class OpenVinoSession(PolicySession):
             # Which core is free, the system knows better: others have work here too.
             "ENABLE_CPU_PINNING": False,
         }
-        self._request = core.compile_model(model, "CPU", settings).create_infer_request()
+        self._request = core.compile_model(graph, "CPU", settings).create_infer_request()
+
+    def run(self, feed: Mapping[str, np.ndarray]) -> ChunkResult:
+        """``feed`` holds the graph's inputs, (B, …) each; its rows are run one after the other."""
+        rows = [slice(row, row + _BATCH) for row in range(len(feed["state"]))]
+        # Copied, not shared: a reference to the inputs would be kept until the next run.
+        found = [
+            self._request.infer({name: value[row] for name, value in feed.items()}, share_inputs=False)
+            for row in rows
+        ]
+        actions, features = (np.concatenate([one[name] for one in found]) for name in ("actions", "features"))
+        return ChunkResult(actions, features)
+
+
+class OpenVinoSession(PolicySession):
+    """A bundle on this machine's processor."""
+
+    providers = (OPENVINO,)
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        """Load the int8 form, for ``threads`` threads. Raises RuntimeError when OpenVINO cannot."""
+        # What is hashed is what is loaded: the bytes, not the path.
+        self._network = Int8Network(bundle.read(bundle.onnx_name("int8")), threads)
         super().__init__(bundle.manifest, bundle.version, "int8")
 
     def infer(self, state: Floats, images: Mapping[str, Pixels]) -> ChunkResult:
         """See `PolicySession.infer`."""
         check_inputs(self.manifest, state, images)
-        found = [self._one(state, images, slice(row, row + _BATCH)) for row in range(len(state))]
-        actions, features = (np.concatenate(part) for part in zip(*found, strict=True))
-        return ChunkResult(actions, features)
-
-    def _one(self, state: Floats, images: Mapping[str, Pixels], row: slice) -> tuple[Floats, Floats]:
-        pictures = {f"image.{camera.name}": images[camera.name][row] for camera in self.manifest.cameras}
-        found = self._request.infer({"state": state[row], **pictures}, share_inputs=True)
-        return found["actions"], found["features"]
+        feed: dict[str, np.ndarray] = {"state": state}
+        feed |= {f"image.{camera.name}": images[camera.name] for camera in self.manifest.cameras}
+        return self._network.run(feed)

@@ -28,10 +28,10 @@ logger = logging.getLogger(__name__)
 Feed = Mapping[str, npt.NDArray[np.generic]]
 Floats = npt.NDArray[np.float32]
 
-FREE_WORK = 0.01
+FREE_WORK = 0.005
 """Share of the multiplications that may stay in float32 without being asked for by the tolerance.
 
-One in float32 takes as long as about four in int8, so a hundredth is three hundredths of the time.
+One in float32 takes as long as about four in int8.
 """
 _MATTERS = 0.02
 """Share of the summed squared errors below which a block is not worth keeping."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from policy_server.process_session import ProcessSession
 from policy_server.schedule import Job
 from policy_server.slots import Serving
 from policy_server.spec import Inputs, IOSpec
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,11 @@ class BatchRunner:
         """The last run was of these inputs, which nobody copied."""
         self._last = inputs
 
+    def forget(self) -> None:
+        """Nobody will ask what was `observed`: a client's pictures are kept no longer than the client."""
+        if isinstance(self._last, Inputs):
+            self._last = self._own
+
     def observed(self, row: int) -> Observed:
         """A copy of a row of the last run. Raises LaneError when its pictures are not there any more."""
         if isinstance(self._last, Inputs):
@@ -111,6 +119,12 @@ def _gather(jobs: Sequence[Job[Answer]], stacks: Stacks) -> dict[int, ServerErro
         except ServerError as error:
             lost[row] = error
     return lost
+
+
+def bug(error: BaseException) -> InferenceError:
+    """What those are told whose run met something that nobody thought of."""
+    log.error("inference.bug", exc_info=error)
+    return InferenceError("a fault of the server; its log says more")
 
 
 def failure(serving: Serving, error: Exception) -> InferenceError:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from policy_server.engine_wire import Message, parse
-from policy_server.hanging import FIRST_LOOK_S, LOOK_S, Patience
+from policy_server.hanging import FIRST_LOOK_S, LIMIT_S, LOOK_S, Patience
 
 _BLOCK = 2**16
 
@@ -58,12 +58,15 @@ class Asked:
             self._finish("is gone")
 
     def _look(self) -> None:
-        if self._patience is None:
-            self._patience = self._make_patience()
-        reason = self._patience.reason(time.monotonic() - self._begin_s)
-        if reason is None:
-            self._timer = self._loop.call_later(LOOK_S, self._look)
-        else:
+        self._timer = self._loop.call_later(LOOK_S, self._look)
+        waited_s = time.monotonic() - self._begin_s
+        try:
+            if self._patience is None:
+                self._patience = self._make_patience()
+            reason = self._patience.reason(waited_s)
+        except OSError:  # nothing to look with, no descriptor is left say: the next look may have it
+            reason = f"did not answer within {LIMIT_S:.0f} s" if waited_s >= LIMIT_S else None
+        if reason is not None:
             self._finish(reason)
 
     def _finish(self, reply: Message | str) -> None:

@@ -149,7 +149,10 @@ class EngineProcess:
         except OSError:
             raise self._ended("is gone") from None
         patience = partial(Patience, partial(look_at, self.pid), expected_s, self._threads)
-        return Asked(self._mouth, patience, partial(self._answered, answered))
+        try:
+            return Asked(self._mouth, patience, partial(self._answered, answered))
+        except OSError as error:  # its answer would be taken for another's
+            raise self._ended(f"cannot be listened to ({error.strerror})") from None
 
     def _answered(self, answered: Answered, reply: Message | str) -> None:
         if isinstance(reply, str):
@@ -163,7 +166,7 @@ class EngineProcess:
         try:
             self._say(notice, fd)
         except OSError:
-            raise EngineError(f"the engine process ended ({self._ending()})") from None
+            raise self._ended("is gone") from None
 
     def forget_lane(self, lane: int) -> None:
         """See `policy_server.lanes.LaneReader`."""
@@ -208,7 +211,7 @@ def _refused(reply: Message) -> PolicyError | None:
     """What an engine's answer is, if it is a refusal."""
     if "error" not in reply:
         return None
-    return (PolicyError if reply["policy"] else EngineError)(reply["error"])
+    return (PolicyError if reply.get("policy") else EngineError)(reply["error"])
 
 
 def _end(process: subprocess.Popen[bytes], end: socket.socket) -> None:

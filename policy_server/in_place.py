@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from policies.errors import PolicyError
 from policies.session import ChunkResult
-from policy_server.batch import Answer, Outcome, failure, outcomes
+from policy_server.batch import Answer, Outcome, bug, failure, outcomes
 from policy_server.engine_asked import Asked
 from policy_server.errors import LaneError
 from policy_server.lanes import SharedPicture
@@ -53,7 +53,11 @@ def begin(job: Job[Answer], serving: Serving, ended: Ended) -> Begun | None:
         picture.begin()
 
     def ran(result: ChunkResult | PolicyError | None) -> None:
-        ended(None if result is None else _outcome(job, pictures, result, serving, begin_ns))
+        try:
+            outcome = None if result is None else _outcome(job, pictures, result, serving, begin_ns)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the next request must have its turn)
+            outcome = bug(error)
+        ended(outcome)
 
     where = InLane(pictures[0].lane, [picture.slot for picture in pictures])
     asked = session.begin_in_place(job.inputs.state, where, serving.slot.costs.expected_ns(1) / 1e9, ran)

@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 
 from policies.errors import PolicyError
-from policy_server.batch import Answer, BatchRunner, Observed, Outcome, failure
+from policy_server.batch import Answer, BatchRunner, Observed, Outcome, bug, failure
 from policy_server.clients import Client, Clients
 from policy_server.costs import BatchCosts
 from policy_server.errors import (
@@ -188,6 +188,9 @@ class InferenceWorker:
             except PolicyError as error:
                 asyncio.get_running_loop().call_soon(ended, failure(serving, error))
                 return
+            except Exception as error:  # noqa: BLE001 (whatever it is, the next request must have its turn)
+                asyncio.get_running_loop().call_soon(ended, bug(error))
+                return
             if self._begun is not None:
                 self._runner.ran_in_place(self._running[0].inputs)
                 return
@@ -234,8 +237,7 @@ class InferenceWorker:
         if fault is None:
             outcomes = run.result()
         else:
-            log.error("inference.bug", exc_info=fault)
-            outcomes = [InferenceError("a fault of the server; its log says more") for _ in self._running]
+            outcomes = [bug(fault)] * len(self._running)
         self._hand_out(serving, outcomes)
 
     def _hand_out(self, serving: Serving, outcomes: list[Outcome]) -> None:
@@ -247,6 +249,7 @@ class InferenceWorker:
         for job, outcome in zip(jobs, outcomes, strict=True):
             _settle(job, outcome)
         if self.watch is None:
+            self._runner.forget()
             self._next()
         else:
             self._watching = asyncio.get_running_loop().create_task(
@@ -260,6 +263,7 @@ class InferenceWorker:
             await watch(serving, jobs, outcomes)
         finally:
             self._watching = None
+            self._runner.forget()
             self._next()
 
     def _refuse_all(self, error: ServerError) -> None:

@@ -12,7 +12,6 @@ import logging
 import mmap
 import os
 import secrets
-import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -55,7 +54,6 @@ class Lane:
         self.session = session
         self.used_ns = time.monotonic_ns()
         self._token = secrets.token_bytes(TOKEN_BYTES)
-        self._door = threading.Lock()  # between the event loop, which closes, and the inference thread
         self._closed = False
         self._readers: weakref.WeakSet[LaneReader] = weakref.WeakSet()
         self._fd = os.memfd_create("ratchet-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -87,21 +85,18 @@ class Lane:
 
     def lend(self, reader: LaneReader) -> bool:
         """See that a reader has it mapped; False when it is closed. Raises what the reader does."""
-        with self._door:
-            if self._closed:
-                return False
-            if reader not in self._readers:
-                reader.map_lane(self.id, self.memory.shape, self._fd)
-                self._readers.add(reader)
-            return True
+        if self._closed:
+            return False
+        if reader not in self._readers:
+            reader.map_lane(self.id, self.memory.shape, self._fd)
+            self._readers.add(reader)
+        return True
 
     def close(self) -> None:
         """Take the door away; the mapping goes with its last reader."""
-        with self._door:
-            self._closed = True
-            os.close(self._fd)
-            readers = list(self._readers)
-        for reader in readers:
+        self._closed = True
+        os.close(self._fd)
+        for reader in list(self._readers):
             reader.forget_lane(self.id)
 
 

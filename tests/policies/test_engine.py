@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -18,6 +22,7 @@ from policies.session import OnnxSession
 from policies.torch_session import TorchSession
 from tests.policies.conftest import TINY, make_batch
 
+ROOT = Path(__file__).parents[2]
 GPU_PROVIDERS = [name for name in engine.PREFERRED[:-1] if name in ort.get_available_providers()]
 
 
@@ -69,7 +74,7 @@ def test_openvino_keeps_no_answer_of_the_run_before(exported: Bundle) -> None:
     session = open_fastest(exported, "int8")
     state, images = make_batch(TINY, 1, seed=1)
     for image in images.values():
-        image.setflags(write=False)  # as a client's pictures are, read where they lie
+        image.setflags(write=False)  # as a client's pictures are, in its own memory
     first = session.infer(state, images)
     kept = first.actions.copy()
     session.infer(*make_batch(TINY, 1, seed=2))
@@ -97,3 +102,25 @@ def test_cuda_graphs_give_each_observation_its_own_answer(exported: Bundle) -> N
     kept = first.actions.copy()
     session.infer(*make_batch(TINY, 1, seed=2))
     np.testing.assert_array_equal(first.actions, kept)
+
+
+def test_engines_tell_nobody_of_their_use(tmp_path: Path) -> None:
+    """By default ONNX Runtime and OpenVINO report to their makers, and keep numbers for that below HOME."""
+    program = (
+        "import multiprocessing\n"
+        "def never(*_): raise SystemExit('it wanted to call out')\n"
+        "multiprocessing.Process.start = never\n"
+        "import policies.export, policies.engine as e\n"
+        "if e.OPENVINO not in e.skipped(): import policies.openvino_session\n"
+    )
+    environment = {
+        "HOME": str(tmp_path),
+        "PATH": os.environ["PATH"],
+        "NUMBA_CACHE_DIR": str(tmp_path / "numba"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and "numba" not in path.parts]
+    assert left == []

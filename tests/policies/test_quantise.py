@@ -15,6 +15,7 @@ from policies.act import ACT
 from policies.bundle import Bundle
 from policies.config import ACTConfig, CameraShape
 from policies.deployed import DeployedACT
+from policies.engine import OPENVINO, skipped
 from policies.export import RawBatch, ServedACT, export_onnx
 from policies.normalise import Normaliser
 from policies.pixels import fold_pixels
@@ -167,6 +168,22 @@ def test_attention_multiplies_integers_where_they_do_no_harm(tmp_path: Path) -> 
             kinds.append(tuple(graph.value(step.input[2]).dtype.name for step in steps if step is not None))
     assert sorted(kinds) == [("int8", "int8")] * 2 + [("uint8", "int8")] * 3
     assert made.error(made.make(mixing)) < 0.02
+
+
+@pytest.mark.skipif(OPENVINO in skipped(), reason=f"no OpenVINO: {skipped()}")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_openvino_computes_every_network_s_integers_as_onnx_runtime_does(tmp_path: Path, name: str) -> None:
+    from policies.openvino_session import Int8Network
+
+    config = variant(**VARIANTS[name])
+    model, normaliser = make_model(config)
+    made = quantiser(tmp_path, model, normaliser, make_batch(config, 4))
+    data = made.make(made.blocks)
+    state, images = make_batch(config, 2, seed=5)
+    feed = {"state": state, **{f"image.{camera}": image for camera, image in images.items()}}
+    known = ort.InferenceSession(data, providers=["CPUExecutionProvider"]).run(["actions"], feed)[0]
+    off = np.abs(Int8Network(data, 1).run(feed).actions - known) / normaliser.action_std.numpy()
+    assert off.mean() < 0.02
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 3.0), (-2.0, 0.0), (-1.0, 4.0), (0.0, 0.0)])

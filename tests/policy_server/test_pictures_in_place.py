@@ -52,6 +52,26 @@ async def during_a_run(run: Any, request: pb.InferRequest, act: Coroutine[Any, A
     return await asked
 
 
+async def _observed(run: Any, lane: FrameLane) -> None:
+    """A shadow gets a copy while the run is shown to it; afterwards nobody keeps the client's pictures."""
+    worker, seen = run.server.servicer.worker, []
+
+    async def watch(*_: object) -> None:
+        seen.append(await worker.observed(0))
+
+    worker.watch = watch
+    placed = lane.place(frames(110))
+    await light(run, request_for(placed))
+    lane.release(placed)
+    await until(lambda: bool(seen), "nothing was shown")
+    worker.watch = None
+    ((state, images),) = seen
+    assert state.shape == (1, 6)
+    assert (images["wrist"] == 110).all()
+    await asyncio.sleep(0)
+    assert (await worker.observed(0))[0].size == 0
+
+
 async def test_the_engine_reads_a_clients_memory_and_lets_go_of_it(place: Any, running: Any) -> None:
     config = place.config(bundle=place.bundle("a").path, isolation="process")
     async with running(config) as run:
@@ -62,10 +82,7 @@ async def test_the_engine_reads_a_clients_memory_and_lets_go_of_it(place: Any, r
             assert await light(run, request_for(placed)) == pytest.approx(brightness, abs=0.01)
             lane.release(placed)
         assert mapped(engine_of(run)) == 1
-        seen = run.server.servicer.worker.observed
-        state, images = await seen(0)  # for a shadow
-        assert state.shape == (1, 6)
-        assert (images["wrist"] == 110).all()
+        await _observed(run, lane)
         placed = lane.place([frames(20)[0], frames(60)[1]])
         assert await light(run, request_for(placed)) == pytest.approx(40, abs=0.01), "each its own"
         lane.release(placed)

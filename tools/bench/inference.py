@@ -116,6 +116,7 @@ def _size(
         "held": None if budget is None else speedup >= budget,
     }
     row["int8_scheme"] = made.scheme
+    row["int8_engine"] = made.engine
     if made.left_out:
         row["left_out"] = made.left_out
     return row

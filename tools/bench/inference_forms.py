@@ -32,12 +32,13 @@ _TESTED = 4
 @dataclass(frozen=True, slots=True)
 class Forms:
     """``run`` infers once from one fixed observation, ``settings`` the int8 form under other settings;
-    ``errors`` by form; what was ``left_out`` and why."""
+    ``errors`` by form; the ``engine`` of int8; what was ``left_out`` and why."""
 
     run: dict[str, Callable[[], object]]
     settings: dict[str, Callable[[], object]]
     errors: dict[str, dict[str, float]]
     scheme: str
+    engine: str
     left_out: dict[str, str]
 
 
@@ -115,7 +116,14 @@ def _forms(
     bound = {form: _bound(infer, form) for form in (*torched, *sessions)}
     settings = {form: bound.pop(form) for form in others}
     errors = {form: _distance([infer(form, row) for row in range(_TESTED)], truth) for form in bound}
-    return Forms(bound, settings, errors, bundle.manifest.parity.int8_scheme, left_out)
+    return Forms(
+        bound,
+        settings,
+        errors,
+        bundle.manifest.parity.int8_scheme,
+        sessions["onnx_int8"].providers[0],
+        left_out,
+    )
 
 
 def _bound(infer: Callable[[str, int], object], form: str) -> Callable[[], object]:
