@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,15 +21,23 @@ from failing_disk import (
 
 from episodes.errors import DiskFullError, RecordingError
 from episodes.store import EpisodeStore
+from episodes.writer import EpisodeWriter
 from runtime.store_budget import publish_left
 
 
-def test_after_publishing_began_a_full_disk_costs_nothing(tmp_path: Path) -> None:
+@contextmanager
+def begun(root: Path) -> Iterator[tuple[FailingLayer, EpisodeStore, EpisodeWriter]]:
+    """A store on a disk that can fail, and an episode in it of which something is committed."""
     layer = FailingLayer()
-    with EpisodeStore.open(tmp_path / "s", files=layer) as store:
+    with EpisodeStore.open(root, files=layer) as store:
         writer = store.begin(SPEC, config=LOSSLESS, episode_id="running")
         record_ticks(writer, TICKS)
         until_something_is_committed(writer)
+        yield layer, store, writer
+
+
+def test_after_publishing_began_a_full_disk_costs_nothing(tmp_path: Path) -> None:
+    with begun(tmp_path / "s") as (layer, store, writer):
         layer.first = layer.operations + 3
         with pytest.raises(DiskFullError, match="kept"):
             writer.end("success").wait(30)
@@ -38,11 +48,7 @@ def test_after_publishing_began_a_full_disk_costs_nothing(tmp_path: Path) -> Non
 
 
 def test_what_a_full_disk_held_up_is_published_beside_the_next_recording(tmp_path: Path) -> None:
-    layer = FailingLayer()
-    with EpisodeStore.open(tmp_path / "s", files=layer) as store:
-        writer = store.begin(SPEC, config=LOSSLESS, episode_id="running")
-        record_ticks(writer, TICKS)
-        until_something_is_committed(writer)
+    with begun(tmp_path / "s") as (layer, store, writer):
         layer.first = layer.operations
         with pytest.raises(DiskFullError):
             writer.end("success").wait(30)
@@ -63,11 +69,7 @@ def test_what_a_full_disk_held_up_is_published_beside_the_next_recording(tmp_pat
 
 
 def test_what_was_thrown_away_after_a_disk_error_stays_thrown_away(tmp_path: Path) -> None:
-    layer = FailingLayer()
-    with EpisodeStore.open(tmp_path / "s", files=layer) as store:
-        writer = store.begin(SPEC, config=LOSSLESS, episode_id="running")
-        record_ticks(writer, TICKS)
-        until_something_is_committed(writer)
+    with begun(tmp_path / "s") as (layer, store, writer):
         layer.first = layer.operations
         record_ticks_until_the_disk_refuses(writer)
         layer.first = None
