@@ -40,8 +40,8 @@ def fresh_key() -> int:
 
 
 def level(p: float) -> int:
-    """Draws of 16 bits below it are dropped."""
-    return round(p * LEVELS)
+    """Draws of 16 bits below it are dropped; at least one of all is kept."""
+    return min(round(p * LEVELS), LEVELS - 1)
 
 
 class _Dropout(torch.autograd.Function):

@@ -212,6 +212,11 @@ def _check_forms(
             f"{tolerances.int8_mean:.2g} allowed; calibrate with more observations"
         )
     served = _served_error(work / INT8_FILE, feeds, expected, std)
+    if not served <= tolerances.int8_mean:
+        raise ExportError(
+            f"ONNX int8 in OpenVINO is off torch by {served:.2g} action standard deviations on average, "
+            f"{tolerances.int8_mean:.2g} allowed; the policy is not published"
+        )
     return Parity(
         fp32_error=fp32_error,
         fp32_tolerance=tolerances.fp32_max,
@@ -223,10 +228,7 @@ def _check_forms(
 
 
 def _served_error(path: Path, feeds: Sequence[Feed], expected: ChunkResult, std: Floats) -> float:
-    """The int8 form's mean error in OpenVINO, in ``std``; 0 where that does not run it here.
-
-    Raises ExportError when it is not finite.
-    """
+    """The int8 form's mean error in OpenVINO, in ``std``; 0 where that does not run it here."""
     if OPENVINO in skipped():
         return 0.0
     from policies.openvino_session import Int8Network
@@ -237,10 +239,7 @@ def _served_error(path: Path, feeds: Sequence[Feed], expected: ChunkResult, std:
     except RuntimeError as error:  # whoever serves it here falls back in the same way
         logger.warning("openvino_does_not_run_it reason=%s", str(error).strip().partition("\n")[0])
         return 0.0
-    found = float((np.abs(actual - expected.actions) / std).mean())
-    if not np.isfinite(found):
-        raise ExportError("ONNX int8 gives NaN or infinity in OpenVINO; the policy is not published")
-    return found
+    return float((np.abs(actual - expected.actions) / std).mean())
 
 
 def _errors(path: Path, feeds: Sequence[Feed], expected: ChunkResult) -> Floats:

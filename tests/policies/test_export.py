@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from policies.act import ACT
 from policies.bundle import Bundle, write_bundle
 from policies.config import ACTConfig, CameraShape
+from policies.engine import OPENVINO, skipped
 from policies.errors import ExportError, GoldenMismatchError, InputError
 from policies.export import RawBatch, Tolerances, export_bundle
 from policies.golden import check_golden, pack_golden
@@ -48,6 +50,34 @@ def test_rows_of_a_batch_do_not_influence_each_other(exported: Bundle) -> None:
     for row in range(3):
         alone = session.infer(state[row : row + 1], {k: v[row : row + 1] for k, v in images.items()}).actions
         np.testing.assert_allclose(together[row], alone[0], atol=1e-5)
+
+
+@pytest.mark.skipif(OPENVINO in skipped(), reason=f"no OpenVINO: {skipped()}")
+def test_what_int8_is_off_by_in_openvino_is_stated_and_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from policies.openvino_session import Int8Network
+
+    model, normaliser = make_model(TINY)
+    right, off = Int8Network.run, [0.0]
+
+    def wrong(self: Int8Network, feed: Mapping[str, np.ndarray]) -> ChunkResult:
+        found = right(self, feed)
+        return ChunkResult(found.actions + np.float32(off[0] * STD), found.features)
+
+    def export(name: str) -> Bundle:
+        batch = RawBatch(*make_batch(TINY, 4))
+        return export_bundle(
+            model, normaliser, tmp_path / name, KeyPair.generate(), BundleMeta(name="x"), [batch]
+        )
+
+    monkeypatch.setattr(Int8Network, "run", wrong)
+    off[0] = 0.03
+    assert export("stated").manifest.parity.int8_error == pytest.approx(0.03, abs=0.01)
+    for off[0] in (0.2, float("nan")):
+        with pytest.raises(ExportError, match="OpenVINO is off torch"):
+            export("judged")
+    assert not (tmp_path / "judged").exists()
 
 
 def test_the_torch_form_is_the_model_that_was_exported(exported: Bundle) -> None:

@@ -94,3 +94,27 @@ async def test_what_stands_still_is_given_up_and_what_was_cancelled_is_silent(
     its.send(message({}))
     await asyncio.sleep(0.01)
     assert told == []
+
+
+async def test_a_look_that_fails_is_not_the_last(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptor is left to look with: it is tried again, and the limit stays."""
+    monkeypatch.setattr(engine_asked, "FIRST_LOOK_S", 0.01)
+    monkeypatch.setattr(engine_asked, "LOOK_S", 0.01)
+    looks = 0
+
+    def look() -> Seen:
+        nonlocal looks
+        looks += 1
+        raise OSError(24, "Too many open files")
+
+    ours, its = ends
+    told: list[Any] = []
+    Asked(ours, lambda: Patience(look, 0.001, 1), told.append)
+    await eventually(lambda: looks > 2)
+    assert told == []
+    its.send(message({"a": 1}))
+    assert await soon(told) == {"a": 1}
+    monkeypatch.setattr(engine_asked, "LIMIT_S", 0.05)
+    told.clear()
+    Asked(ours, lambda: Patience(look, 0.001, 1), told.append)
+    assert "did not answer" in await soon(told)

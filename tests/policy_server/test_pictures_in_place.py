@@ -19,6 +19,7 @@ import tiny
 from lane_clients import frames, lane_of, light, request_for, until
 
 from policies.config import CameraShape
+from policy_server import in_place
 from policy_server.costs import BatchCosts
 from policy_server.engine_lanes import EngineLanes
 from protos.frames import FrameError, LaneMemory, LaneShape
@@ -91,6 +92,28 @@ async def test_the_engine_reads_a_clients_memory_and_lets_go_of_it(place: Any, r
         await _closed_meanwhile(run, lane)
         await _forgotten(run)
         await _killed_meanwhile(run)
+
+
+@pytest.mark.parametrize("where", ["_outcome", "_shared"])
+async def test_a_fault_of_the_server_s_own_costs_one_request(
+    place: Any, running: Any, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Before the run begins, and after it."""
+
+    def fault(*_: object) -> None:
+        raise KeyError("nobody thought of it")
+
+    config = place.config(bundle=place.bundle("a").path, isolation="process")
+    async with running(config) as run:
+        lane = await lane_of(run)
+        with monkeypatch.context() as broken:
+            broken.setattr(in_place, where, fault)
+            placed = lane.place(frames(40))
+            refused = await run.refusal(run.stub.Infer(request_for(placed), timeout=20))
+            assert "a fault of the server" in refused.details()
+            lane.release(placed)
+        placed = lane.place(frames(40))
+        assert await light(run, request_for(placed)) == pytest.approx(40, abs=0.01)
 
 
 async def _changed_meanwhile(run: Any, lane: FrameLane) -> None:
